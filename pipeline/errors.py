@@ -1,0 +1,47 @@
+"""Every error omote raises on purpose: one sentence that names the thing and the way out."""
+
+from __future__ import annotations
+
+
+class PipelineError(Exception):
+    """The root of the tree; the command line prints its text and exits with 1."""
+
+
+class GraphError(PipelineError):
+    """The declared graph cannot work. Raised before the first packet."""
+
+
+class PolicyError(PipelineError):
+    """The stated purpose does not allow what the graph asks for. Raised before any work."""
+
+
+class SourceError(PipelineError):
+    """The input cannot be opened, read or understood."""
+
+
+class SinkError(PipelineError):
+    """The output cannot be written."""
+
+
+class WeightsError(PipelineError):
+    """A weight or clip is missing, damaged or not the one that was pinned."""
+
+
+class DeviceError(PipelineError):
+    """The device or inference engine that was asked for is not there."""
+
+
+class StageError(PipelineError):
+    """An operator raised. Its cause is kept as text, for causes do not always survive pickling.
+
+    Attributes:
+        stage: Name of the stage in the graph.
+        cause: Type and text of the original exception.
+    """
+
+    def __init__(self, stage: str, cause: str) -> None:
+        super().__init__(stage, cause)
+        self.stage, self.cause = stage, cause
+
+    def __str__(self) -> str:
+        return f"stage {self.stage!r} failed: {self.cause}"

@@ -1,0 +1,6 @@
+"""Who is known: the protocol that operators see, and the gallery that lives in memory."""
+
+from pipeline.gallery.memory import MemoryGallery
+from pipeline.gallery.protocol import Candidates, Gallery, Template
+
+__all__ = ["Candidates", "Gallery", "MemoryGallery", "Template"]

@@ -1,0 +1,111 @@
+"""A gallery in memory, which a file can hold between runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import SourceError
+from pipeline.gallery.protocol import Candidates, Template
+from pipeline.packets import Candidate, Floats, Pixels
+
+
+class MemoryGallery:
+    """Exact search by one matrix product; at most ``top`` subjects are returned."""
+
+    def __init__(self, path: str = "", name: str = "main", top: int = 5) -> None:
+        """An empty gallery, or the one saved at ``path``.
+
+        Raises:
+            SourceError: The file is not a gallery.
+        """
+        self.name, self.top, self.version = name, top, 0
+        self._templates: list[Template] = []
+        self._matrix: Floats = np.zeros((0, 512), np.float32)
+        self._subjects: list[str] = []
+        if path:
+            self.enrol(_read(Path(path)))
+
+    def enrol(self, templates: Iterable[Template]) -> None:
+        """Add templates; each must be a finite vector of unit length."""
+        new = list(templates)
+        for template in new:
+            _check(template)
+        self._templates.extend(new)
+        self._matrix = np.array([t.vector for t in self._templates], np.float32).reshape(-1, 512)
+        self._subjects = sorted({t.subject_id for t in self._templates})
+        self.version += len(new)
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """Ids of the enrolled, in alphabetical order."""
+        return tuple(self._subjects)
+
+    def match(self, vectors: Floats, masked: Sequence[bool]) -> list[Candidates]:
+        """The best subjects of each of ``vectors``, (N, 512); a subject's score is that of its best template.
+
+        A gallery in memory holds few templates, so masked and bare faces are held against all of them.
+        """
+        scores = vectors @ self._matrix.T
+        return [Candidates(self._best(row), self.name, self.version) for row in scores]
+
+    def template(self, subject_id: str) -> Floats | None:
+        """The subject's quality-weighted mean vector, (512,) float32 of unit length."""
+        own = [t for t in self._templates if t.subject_id == subject_id]
+        if not own:
+            return None
+        mean = np.sum([t.vector * max(t.quality, 1e-3) for t in own], axis=0, dtype=np.float32)
+        return np.asarray(mean / np.linalg.norm(mean), np.float32)
+
+    def photo(self, subject_id: str) -> Pixels | None:
+        """The photo of the subject's best template that has one."""
+        kept = [t for t in self._templates if t.subject_id == subject_id and t.photo is not None]
+        return max(kept, key=lambda t: t.quality).photo if kept else None
+
+    def save(self, path: str | Path) -> None:
+        """Write the gallery to one ``.npz`` file."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(
+            path,
+            subjects=np.array([t.subject_id for t in self._templates], np.str_),
+            vectors=self._matrix,
+            qualities=np.array([t.quality for t in self._templates], np.float32),
+            masked=np.array([t.masked for t in self._templates], np.bool_),
+            kept=np.array([t.photo is not None for t in self._templates], np.bool_),
+            photos=np.array([t.photo for t in self._templates if t.photo is not None], np.uint8),
+        )
+
+    def _best(self, row: Floats) -> tuple[Candidate, ...]:
+        best: dict[str, float] = {}
+        for template, score in zip(self._templates, row.tolist(), strict=True):
+            best[template.subject_id] = max(score, best.get(template.subject_id, -1.0))
+        ranked = sorted(best.items(), key=lambda item: (-item[1], item[0]))
+        return tuple(Candidate(subject, score) for subject, score in ranked[: self.top])
+
+
+def _check(template: Template) -> None:
+    vector = template.vector
+    if vector.shape != (512,) or not np.isfinite(vector).all() or abs(float(np.linalg.norm(vector)) - 1) > 1e-3:
+        message = (
+            f"template of {template.subject_id!r} must be a finite (512,) vector of unit length, "
+            f"got shape {vector.shape} and length {float(np.linalg.norm(vector)):.3f}"
+        )
+        raise SourceError(message)
+
+
+def _read(path: Path) -> list[Template]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            stored = {key: file[key] for key in ("subjects", "vectors", "qualities", "masked", "kept", "photos")}
+    except (OSError, ValueError, KeyError) as error:
+        message = f"{path} is not a gallery that omote saved: {error}; enrol again with `omote enrol`"
+        raise SourceError(message) from error
+    photos = iter(stored["photos"])
+    return [
+        Template(str(subject), vector, float(quality), bool(masked), next(photos) if kept else None)
+        for subject, vector, quality, masked, kept in zip(
+            *(stored[key] for key in ("subjects", "vectors", "qualities", "masked", "kept")), strict=True
+        )
+    ]

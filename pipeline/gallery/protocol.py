@@ -1,0 +1,58 @@
+"""What every gallery answers, wherever its truth is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pipeline.packets import Candidate, Floats, Pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The gallery's answer to one vector.
+
+    Attributes:
+        best: Best subjects first, at most one entry a subject.
+        gallery: Name of the gallery that answered.
+        version: Grows by one with each change of the gallery.
+        stale_s: Seconds since the matcher last heard from the gallery's truth; 0 in memory.
+    """
+
+    best: tuple[Candidate, ...]
+    gallery: str
+    version: int
+    stale_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """One enrolled vector.
+
+    Attributes:
+        subject_id: Whose it is.
+        vector: (512,) float32, unit length.
+        quality: In [0, 1].
+        masked: Whether the face wore a mask.
+        photo: (128, 128, 3) uint8 RGB aligned crop; None where photos are not kept.
+    """
+
+    subject_id: str
+    vector: Floats
+    quality: float
+    masked: bool = False
+    photo: Pixels | None = None
+
+
+class Gallery(Protocol):
+    """A set of enrolled templates that can be searched."""
+
+    def match(self, vectors: Floats, masked: Sequence[bool]) -> list[Candidates]:
+        """The best subjects for each of ``vectors``, (N, 512) float32 of unit length."""
+
+    def template(self, subject_id: str) -> Floats | None:
+        """The subject's mean vector, (512,) float32 of unit length; None for an unknown subject."""
+
+    def photo(self, subject_id: str) -> Pixels | None:
+        """The subject's best kept photo, (128, 128, 3) uint8 RGB; None where there is none."""

@@ -1,0 +1,285 @@
+"""The declaration of a pipeline: source, stages, sinks, their order, and a check that they fit together."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from pipeline.compute import Compute
+from pipeline.edges import Sink
+from pipeline.errors import GraphError
+from pipeline.operator import KeyedOperator, Operator
+from pipeline.packets import Chunk
+from pipeline.policy import Policy
+
+ROOMS = ("operators.", "pipeline.")  # a graph may name classes of these packages only: it is data, not code
+
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)]
+
+
+class Part(BaseModel):
+    """A class by its path and the arguments to build it with."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    use: str
+    args: dict[str, Any] = Field(default_factory=dict, alias="with")
+
+
+class Stage(Part):
+    """One node: which operator or sink, and after which stages. No ``after`` means: after the source.
+
+    Attributes:
+        aside: Its packets are not waited for and carry no order: explanations, which come when they come.
+    """
+
+    after: Names = ()
+    aside: bool = False
+
+
+class Declaration(BaseModel):
+    """A graph file as it is written."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    vars: dict[str, str] = Field(default_factory=dict)
+    policy: Policy = Policy()
+    compute: Compute = Compute()
+    source: Part | None = None
+    stages: dict[str, Stage]
+    sinks: dict[str, Stage] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Stages by name, iterated upstream first.
+
+    Raises:
+        GraphError: An unknown name, a cycle, an operator that cannot be found, packets that do not fit.
+    """
+
+    stages: dict[str, Stage]
+    source: Part | None = None
+    sinks: dict[str, Stage] = field(default_factory=dict)
+    policy: Policy = Policy()
+    compute: Compute = Compute()
+    order: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            message = "the graph has no stages; declare at least one under `stages:`"
+            raise GraphError(message)
+        for name, stage in (*self.stages.items(), *self.sinks.items()):
+            _check_names(name, stage, self.stages)
+        try:
+            order = tuple(TopologicalSorter({n: s.after for n, s in self.stages.items()}).static_order())
+        except CycleError as error:
+            message = f"stages form a cycle: {' -> '.join(reversed(error.args[1]))}; remove one `after`"
+            raise GraphError(message) from error
+        object.__setattr__(self, "order", order)
+        self._check_packets()
+
+    def __iter__(self) -> Iterator[tuple[str, Stage]]:
+        return ((name, self.stages[name]) for name in self.order)
+
+    def keyed(self, name: str) -> bool:
+        """Whether the stage keeps state and must meet the batches of a stream in order."""
+        return issubclass(find(self.stages[name].use), KeyedOperator)
+
+    def build(self, part: Part) -> Any:
+        """The object a part declares. Call it where it is to run."""
+        return build({"use": part.use, "with": part.args}, {"policy": self.policy, "compute": self.compute})
+
+    def build_stage(self, name: str) -> Operator[Any, Any] | KeyedOperator[Any, Any, Any]:
+        """The operator of the stage ``name``."""
+        return cast("Operator[Any, Any] | KeyedOperator[Any, Any, Any]", self.build(self.stages[name]))
+
+    def gives(self) -> dict[str, frozenset[type]]:
+        """The packet types that come out of each stage."""
+        given: dict[str, frozenset[type]] = {}
+        for name, stage in self:
+            given[name] = _fit(name, stage, given)
+        return given
+
+    def up_to(self, name: str) -> Graph:
+        """The part of the graph that ``name`` needs, without source and sinks. Enrolment runs such a part."""
+        needed = {name}
+        for stage in reversed(self.order):
+            if stage in needed:
+                needed.update(self.stages[stage].after)
+        return Graph({n: s for n, s in self.stages.items() if n in needed}, policy=self.policy, compute=self.compute)
+
+    def _check_packets(self) -> None:
+        given = self.gives()
+        for name, sink in self.sinks.items():
+            taken = packet_types(find(sink.use), Sink, 0)
+            for up in sink.after:
+                _must_take(up, given[up], name, taken)
+
+
+def _check_names(name: str, stage: Stage, stages: Mapping[str, Stage]) -> None:
+    if unknown := sorted(set(stage.after) - set(stages)):
+        message = f"{name!r} comes after unknown {unknown}; the stages are {sorted(stages)}"
+        raise GraphError(message)
+    if bad := sorted(_parameters_given(stage) - _parameters_taken(stage)):
+        message = f"{name!r}: {stage.use} takes no argument {bad}; it takes {sorted(_parameters_taken(stage))}"
+        raise GraphError(message)
+    if missing := sorted(_parameters_needed(stage) - _parameters_given(stage) - {"policy", "compute"}):
+        message = f"{name!r}: {stage.use} needs {missing}; give them under `with:`"
+        raise GraphError(message)
+
+
+def _parameters_given(stage: Part) -> set[str]:
+    return set(stage.args)
+
+
+def _parameters_taken(stage: Part) -> set[str]:
+    return set(inspect.signature(find(stage.use)).parameters)
+
+
+def _parameters_needed(stage: Part) -> set[str]:
+    parameters = inspect.signature(find(stage.use)).parameters
+    return {name for name, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
+
+
+def _fit(name: str, stage: Stage, given: Mapping[str, frozenset[type]]) -> frozenset[type]:
+    """What ``stage`` gives, once it is sure that it takes what it is given."""
+    operator = find(stage.use)
+    shape = KeyedOperator if issubclass(operator, KeyedOperator) else Operator
+    taken = packet_types(operator, shape, 0)
+    if not stage.after:
+        _must_take("source", frozenset({Chunk}), name, taken)
+    for up in stage.after:
+        _must_take(up, given[up], name, taken)
+    passes_through = packet_types(operator, shape, 1) == taken and _is_variable(operator, shape)
+    return given[stage.after[0]] if passes_through and stage.after else packet_types(operator, shape, 1)
+
+
+def _must_take(up: str, given: frozenset[type], name: str, taken: frozenset[type]) -> None:
+    for packet in sorted(given, key=lambda t: t.__name__):
+        if not issubclass(packet, tuple(taken)):
+            wants = " or ".join(sorted(t.__name__ for t in taken))
+            message = f"{up!r} gives {packet.__name__} but {name!r} takes {wants}"
+            raise GraphError(message)
+
+
+def _arguments(kind: type, shape: Any) -> tuple[Any, ...]:
+    for base in getattr(kind, "__orig_bases__", ()):
+        if get_origin(base) is shape:
+            return get_args(base)
+    message = f"{kind.__module__}:{kind.__name__} must subclass {shape.__name__}[...] and name its packets"
+    raise GraphError(message)
+
+
+def _is_variable(kind: type, shape: Any) -> bool:
+    return isinstance(_arguments(kind, shape)[0], TypeVar)
+
+
+def packet_types(kind: type, shape: Any, position: int) -> frozenset[type]:
+    """The packets at ``position`` of ``class kind(shape[...])``; a union gives all its members."""
+    argument = _arguments(kind, shape)[position]
+    if isinstance(argument, TypeVar):
+        argument = argument.__bound__ or object
+    return frozenset(get_args(argument) if get_origin(argument) in {Union, types.UnionType} else (argument,))
+
+
+def find(path: str) -> type:
+    """The class at ``module:Name``, in the packages that a graph may name."""
+    module, _, name = path.partition(":")
+    if not path.startswith(ROOMS):
+        message = f"cannot use {path!r}: a graph may name classes of operators and pipeline only"
+        raise GraphError(message)
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        message = f"cannot find {path!r}: {error}"
+        raise GraphError(message) from error
+    if not inspect.isclass(found):
+        message = f"{path!r} is no class"
+        raise GraphError(message)
+    return found
+
+
+def build(spec: Any, given: Mapping[str, Any]) -> Any:
+    """``{use: module:Name, with: {...}}`` becomes an object, at any depth; anything else is itself.
+
+    ``given`` holds what the whole graph shares; a constructor that names one of them receives it.
+    """
+    if not (isinstance(spec, dict) and "use" in spec):
+        return spec
+    kind = find(spec["use"])
+    shared = {key: value for key, value in given.items() if key in inspect.signature(kind).parameters}
+    return kind(**{**shared, **{key: build(value, given) for key, value in spec.get("with", {}).items()}})
+
+
+def load(path: str | Path, values: Mapping[str, str] | None = None) -> Graph:
+    """Read a graph file and check it.
+
+    ``${name}`` inside a string is replaced, after parsing, by ``values``, else by the environment,
+    else by the file's own ``vars``.
+
+    Raises:
+        GraphError: The file cannot be read, has a key or name that is not known, or does not fit together.
+    """
+    declared = _parse(Path(path))
+    defaults = declared.get("vars") or {}
+    variables = {**defaults, **{k: v for k, v in os.environ.items() if k in defaults or k.isupper()}, **(values or {})}
+    if stray := sorted(set(values or {}) - set(defaults)):
+        message = f"{path} has no variable {stray}; its variables are {sorted(defaults)}"
+        raise GraphError(message)
+    try:
+        declaration = Declaration(**_substitute(declared, variables, Path(path)))
+    except (ValidationError, TypeError) as error:
+        raise GraphError(f"{path}: {_first_mistake(error)}") from error
+    return Graph(
+        declaration.stages, declaration.source, declaration.sinks, policy=declaration.policy, compute=declaration.compute
+    )
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        parsed = yaml.safe_load(path.read_text())
+    except OSError as error:
+        message = f"cannot read the graph {path}: {error.strerror}"
+        raise GraphError(message) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        message = f"{path} is not YAML: {' '.join(str(error).split())}"
+        raise GraphError(message) from error
+    if not isinstance(parsed, dict):
+        message = f"{path} must be a mapping with `stages:`"
+        raise GraphError(message)
+    return parsed
+
+
+def _substitute(value: Any, variables: Mapping[str, str], path: Path) -> Any:
+    def replace(match: re.Match[str]) -> str:
+        if match[1] not in variables:
+            message = f"{path}: ${{{match[1]}}} has no value; give it on the command line or in the environment"
+            raise GraphError(message)
+        return str(variables[match[1]])
+
+    if isinstance(value, str):
+        return re.sub(r"\$\{(\w+)\}", replace, value)
+    if isinstance(value, dict):
+        return {key: _substitute(item, variables, path) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_substitute(item, variables, path) for item in value]
+    return value
+
+
+def _first_mistake(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    place = ".".join(str(step) for step in first["loc"])
+    text = first["msg"].removeprefix("Value error, ")
+    return f"`{place}`: {text}" if place else text

@@ -1,0 +1,389 @@
+"""What flows between operators. Packets are frozen: an operator returns new ones, it never edits its input.
+
+A packet grows by type: ``Face`` → ``TrackedFace`` → ``BareFace`` → ``EmbeddedFace`` →
+``IdentifiedFace`` → ``EncodedFace`` → ``FeltFace``. A field that a stage adds is always there
+after that stage. Where a stage may rightly have nothing to say about a face (no restoration was
+asked for, this frame was no best shot), the field's type says so and its comment says when.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+CROP = 128  # side of an aligned face crop, pixels
+CROP_MARGIN = 8  # the 112-pixel ArcFace template lies this far inside the crop
+EMOTIONS = ("neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """Where a packet stands in its stream.
+
+    Attributes:
+        stream: Stable id of the camera, file or topic partition.
+        epoch: Grows by one at each (re)connection of the stream.
+        seq: Number of the packet in its epoch, from 0; faces carry their frame's.
+        pts_ns: Presentation time in nanoseconds of stream time.
+    """
+
+    stream: str
+    epoch: int
+    seq: int
+    pts_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """What a decoder must know before the first unit.
+
+    Attributes:
+        name: FFmpeg's name of the codec, such as ``h264``, ``mjpeg`` or ``png``.
+        extradata: Out-of-band headers (``avcC`` and the like); empty where there are none.
+        width: Coded width in pixels, 0 if unknown.
+        height: Coded height in pixels, 0 if unknown.
+        pixel_format: FFmpeg's name of the pixel format; empty if unknown. Needed for raw video.
+        rotation: Clockwise turn in degrees that shows the picture upright: 0, 90, 180 or 270.
+    """
+
+    name: str
+    extradata: bytes = b""
+    width: int = 0
+    height: int = 0
+    pixel_format: str = ""
+    rotation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One encoded access unit: usually one picture.
+
+    Attributes:
+        data: Encoded bytes.
+        pts_ns: Presentation time in nanoseconds; None where the container has none.
+        dts_ns: Decoding time in nanoseconds; None where the container has none.
+        keyframe: Whether decoding may start here.
+        damaged: Whether the container marked the bytes as corrupt.
+    """
+
+    data: bytes
+    pts_ns: int | None
+    dts_ns: int | None
+    keyframe: bool = False
+    damaged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk(Packet):
+    """A few encoded units in decoding order.
+
+    Attributes:
+        codec: How to decode them.
+        units: The units; a source cuts them so that a chunk holds at most one micro-batch.
+        closed: Whether no later chunk refers to this one, so that the decoder gives up all it holds.
+        last: Whether the stream is over after it.
+    """
+
+    codec: Codec
+    units: tuple[Unit, ...]
+    closed: bool = False
+    last: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Frame(Packet):
+    """One decoded picture to be analysed.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        dropped_before: Pictures lost to damage between the frame before and this one.
+        capture_ns: Wall clock of the capture, nanoseconds since 1970; 0 where it is not known.
+        last: Whether the stream is over after it.
+    """
+
+    image: Pixels
+    dropped_before: int = 0
+    capture_ns: int = 0
+    last: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Face(Packet):
+    """One face found in one frame.
+
+    Attributes:
+        box: (4,) float32 xyxy, pixels of the full frame.
+        score: Detector's confidence in [0, 1].
+        landmarks: (5, 2) float32 xy pixels of the full frame: the eye on the picture's left, the
+            eye on its right, nose tip, mouth corner on the left, mouth corner on the right.
+        crop: (128, 128, 3) uint8 RGB, aligned: the ArcFace template with 8 pixels around it.
+    """
+
+    box: Floats
+    score: float
+    landmarks: Floats
+    crop: Pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """How much a face is worth as evidence.
+
+    Attributes:
+        score: In [0, 1], higher is better; the weight of the face in its track's template.
+        blur: In [0, 1], 0 is sharp.
+        yaw: Degrees, estimated from the landmarks; negative where the nose points to the picture's left.
+        size_px: Length of the longer side of the box.
+        reasons: Why the face failed the gate; empty where it passed. Of ``small``, ``blurred``,
+            ``turned``, ``cut_off`` and ``predicted``.
+    """
+
+    score: float
+    blur: float
+    yaw: float
+    size_px: float
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether the face may be used to identify and to read an emotion."""
+        return not self.reasons
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedFace(Face):
+    """A face that belongs to a track.
+
+    Attributes:
+        track_id: ``<stream>:<epoch>:<number>``.
+        quality: The quality gate's word on this face.
+        predicted: Whether the box comes from the motion model, for the detector did not look at this frame.
+        chosen: Whether the track wants this face embedded (a better or fresher best shot).
+    """
+
+    track_id: str
+    quality: Quality
+    predicted: bool
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Restoration:
+    """An estimate of what a mask hides. It is never evidence.
+
+    Attributes:
+        restored: False where there is no restorer that may be trusted; then ``image`` is the crop as it was.
+        image: (128, 128, 3) uint8 RGB.
+        invented: (128, 128) bool, the pixels of ``image`` that were made up.
+        uncertainty: (128, 128) float32 in [0, 1], 1 where nothing is known.
+        confidence: In [0, 1], for the whole estimate.
+    """
+
+    restored: bool
+    image: Pixels
+    invented: NDArray[np.bool_]
+    uncertainty: Floats
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class BareFace(TrackedFace):
+    """A face of which it is known whether a mask hides it.
+
+    Attributes:
+        mask_probability: In [0, 1], of this frame alone.
+        restoration: None unless the face is masked and was chosen.
+    """
+
+    mask_probability: float
+    restoration: Restoration | None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A subject of the gallery and its cosine similarity in [-1, 1]."""
+
+    subject_id: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """An identity vector and what the gallery says to it.
+
+    Attributes:
+        vector: (512,) float32, unit length.
+        candidates: Best subjects first, at most one entry a subject; empty where there is no gallery.
+        gallery: Name of the namespace that was searched.
+        gallery_version: Version of the gallery that answered.
+    """
+
+    vector: Floats
+    candidates: tuple[Candidate, ...]
+    gallery: str
+    gallery_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedFace(BareFace):
+    """A face with its identity vector; ``embedding`` is None in the frames that were not chosen."""
+
+    embedding: Embedding | None
+
+
+MaskLabel = Literal["bare", "masked", "unsure"]
+Decision = Literal["known", "unknown", "ambiguous", "low_quality", "suppressed", "not_evaluated"]
+EmotionState = Literal["warming", "ok", "low_quality", "suppressed"]
+
+
+@dataclass(frozen=True, slots=True)
+class MaskState:
+    """The track's vote on the mask: its label and the smoothed probability in [0, 1]."""
+
+    label: MaskLabel
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who the track is, and why.
+
+    Attributes:
+        decision: One of six words, never a bare name.
+        subject_id: The known subject, or the best candidate of an ``ambiguous`` decision; else empty.
+        score: Best cosine similarity of the track's template, in [-1, 1]; 0 where nothing was compared.
+        threshold: What the score was held against.
+        margin: Distance to the runner-up; equal to the score where there is none.
+        runner_up_score: Cosine similarity of the second-best subject; 0 where there is none.
+        votes: Embedded faces of the track that agree with the decision.
+        gallery: Namespace searched.
+        gallery_version: Version that answered last.
+        masked: Whether the threshold for masked faces was used.
+    """
+
+    decision: Decision
+    subject_id: str = ""
+    score: float = 0.0
+    threshold: float = 0.0
+    margin: float = 0.0
+    runner_up_score: float = 0.0
+    votes: int = 0
+    gallery: str = ""
+    gallery_version: int = 0
+    masked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class IdentifiedFace(EmbeddedFace):
+    """A face whose track was identified; ``first_match`` marks the frame in which a subject became known."""
+
+    mask: MaskState
+    identity: Identity
+    first_match: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedFace(IdentifiedFace):
+    """A face with what the frame alone says of its emotion.
+
+    Attributes:
+        emotion_logits: (7,) float32, calibrated logits in the order of ``EMOTIONS``; None where the
+            policy, the mask or the quality gate forbids to look.
+    """
+
+    emotion_logits: Floats | None
+
+
+@dataclass(frozen=True, slots=True)
+class Emotion:
+    """What the track shows up to now.
+
+    Attributes:
+        state: ``ok`` is the only state in which ``label`` means something.
+        label: One of ``EMOTIONS``; empty unless the state is ``ok``.
+        probabilities: (7,) float32 that sum to 1, in the order of ``EMOTIONS``; zeros unless ``ok`` or ``warming``.
+        frames: Frames that went into it.
+        span_ms: Stream time from the first of them to the last.
+    """
+
+    state: EmotionState
+    label: str
+    probabilities: Floats
+    frames: int
+    span_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class FeltFace(EncodedFace):
+    """A face with the emotion of its track; ``emotion_changed`` marks the frame in which the label changed."""
+
+    emotion: Emotion
+    emotion_changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation(Packet):
+    """Why a decision was taken, computed at the decision and beside the hot path.
+
+    Attributes:
+        id: Deterministic: from stream, epoch, seq, track and kind.
+        track_id: The track decided on.
+        kind: ``match`` or ``emotion``.
+        target: The subject or the emotion explained.
+        method: Name of the method, such as ``integrated_gradients``.
+        score: The value explained: a cosine similarity or a logit.
+        completeness_error: |sum of attributions - (f(x) - f(baseline))| / |f(x) - f(baseline)|;
+            NaN where the method has no such property.
+        faithfulness: Share of the score lost when the tenth of the pixels that matter most is greyed;
+            compare with ``faithfulness_random``.
+        faithfulness_random: The same for a random tenth.
+        synthetic_evidence_ratio: Share of the relevance that lies on invented pixels, in [0, 1].
+        crop: (H, W, 3) uint8 RGB, what was explained.
+        reference: (H, W, 3) uint8 RGB, what it was compared with; None for an emotion or without a photo.
+        maps: (H, W) float32 each, by name, scaled to [-1, 1] or [0, 1].
+        caveat: What a reader must know before believing it.
+        took_ms: Time it took.
+    """
+
+    id: str
+    track_id: str
+    kind: Literal["match", "emotion"]
+    target: str
+    method: str
+    score: float
+    completeness_error: float
+    faithfulness: float
+    faithfulness_random: float
+    synthetic_evidence_ratio: float
+    crop: Pixels
+    reference: Pixels | None
+    maps: dict[str, Floats]
+    caveat: str
+    took_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnFrame(Packet):
+    """A frame with what is known drawn on it: ``image`` is (H, W, 3) uint8 RGB."""
+
+    image: Pixels
+
+
+P = TypeVar("P")
+
+
+@lru_cache(maxsize=None)
+def _names(kind: type) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(kind))
+
+
+def grow(packet: object, into: type[P], **new: Any) -> P:
+    """``packet`` as the richer packet ``into``: its own fields and the ``new`` ones."""
+    return into(**{name: getattr(packet, name) for name in _names(type(packet))}, **new)

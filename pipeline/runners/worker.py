@@ -1,0 +1,47 @@
+"""Holds one operator or sink where it runs, keeps the state of its streams, and names it in errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.errors import PipelineError, StageError
+from pipeline.operator import KeyedOperator
+
+
+class Worker:
+    """Calls what a stage or sink of the graph was built into."""
+
+    def __init__(self, name: str, built: Any) -> None:
+        self._name, self._built = name, built
+        self._states: dict[str, Any] = {}
+
+    def __call__(self, stream: str, batch: list[Any]) -> list[Any]:
+        """What the operator gives for ``batch``; nothing for a sink.
+
+        Raises:
+            StageError: The operator failed; the state of the stream is as it was before.
+            SinkError: The output cannot be written.
+        """
+        try:
+            return self._run(stream, batch)
+        except PipelineError:
+            raise
+        except Exception as error:
+            raise StageError(self._name, f"{type(error).__name__}: {error}") from error
+
+    def close(self) -> None:
+        """Release what was built."""
+        self._built.close()
+
+    def _run(self, stream: str, batch: list[Any]) -> list[Any]:
+        if isinstance(self._built, KeyedOperator):
+            state = self._states.get(stream)
+            state, given = self._built(self._built.start(stream) if state is None else state, batch)
+            out = list(given)
+            self._states[stream] = state
+            return out
+        if hasattr(self._built, "write"):
+            self._built.write(batch)
+            self._built.flush()
+            return []
+        return list(self._built(batch))

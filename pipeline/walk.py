@@ -1,0 +1,157 @@
+"""The one walk over the graph: the same code on a laptop and on a cluster; only the way to call a stage differs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.errors import SinkError, StageError
+from pipeline.graph import Graph
+from pipeline.packets import Chunk, Frame
+from pipeline.records import FrameRecord
+
+Call = Callable[[str, str, list[Any]], Awaitable[list[Any]]]  # stage or sink, stream, batch -> packets
+
+
+@dataclass(slots=True)
+class Journey:
+    """One micro-batch on its way, and what came of it.
+
+    Attributes:
+        chunk: What the source gave.
+        started: ``time.perf_counter()`` when it left the source.
+        frames: Pictures that came out of it.
+        seconds: Time spent in each stage and sink.
+        error: What ended it, if anything did.
+        finished: ``time.perf_counter()`` when its last sink had it.
+    """
+
+    chunk: Chunk
+    started: float
+    frames: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    error: StageError | SinkError | None = None
+    finished: float = 0.0
+
+
+@dataclass(slots=True)
+class Passage:
+    """Lets the next journey know which ordered stages this one has left behind."""
+
+    passed: dict[str, asyncio.Event]
+
+
+class Walk:
+    """Takes journeys through the graph.
+
+    Journeys overlap. Stages that keep state, and sinks, meet them in the order in which they set out;
+    stages without state meet them as they come. Stages marked ``aside`` are not waited for: they run
+    one by one, newest work is dropped when more than ``patience`` batches wait, and drops are counted.
+
+    Attributes:
+        busy: What is being computed now, newest last.
+        dropped: Batches that aside stages did not get, by stage.
+    """
+
+    def __init__(self, graph: Graph, call: Call, patience: int = 64) -> None:
+        self._graph, self._call, self._patience = graph, call, patience
+        self._ordered = {name for name in graph.order if graph.keyed(name)} | set(graph.sinks)
+        self._last = self._passage(done=True)
+        self._asides: dict[str, asyncio.Task[None]] = {}
+        self._waiting: dict[str, int] = {}
+        self.busy: list[str] = []
+        self.dropped: dict[str, int] = {}
+
+    def start(self, chunk: Chunk) -> asyncio.Task[Journey]:
+        """Set out; call it in the order of the source."""
+        before, own = self._last, self._passage()
+        self._last = own
+        return asyncio.create_task(self._travel(Journey(chunk, time.perf_counter()), before, own))
+
+    async def settle(self) -> None:
+        """Wait for what runs aside."""
+        await asyncio.gather(*self._asides.values())
+
+    def _passage(self, *, done: bool = False) -> Passage:
+        passed = {name: asyncio.Event() for name in self._ordered}
+        for event in passed.values() if done else ():
+            event.set()
+        return Passage(passed)
+
+    async def _travel(self, journey: Journey, before: Passage, own: Passage) -> Journey:
+        out: dict[str, list[Any]] = {}
+        try:
+            for name, stage in self._graph:
+                batch = [packet for up in stage.after for packet in out[up]] if stage.after else [journey.chunk]
+                if stage.aside:
+                    self._set_aside(name, journey.chunk.stream, batch)
+                    out[name] = []
+                    continue
+                out[name] = _stamp(await self._visit(name, batch, journey, before, own), journey)
+                journey.frames = journey.frames or sum(isinstance(packet, Frame) for packet in out[name])
+            await asyncio.gather(*(self._deliver(name, out, journey, before, own) for name in self._graph.sinks))
+        except (StageError, SinkError) as error:
+            journey.error = error
+        finally:
+            for event in own.passed.values():
+                event.set()
+        journey.finished = time.perf_counter()
+        return journey
+
+    async def _deliver(
+        self, name: str, out: dict[str, list[Any]], journey: Journey, before: Passage, own: Passage
+    ) -> None:
+        batch = [packet for up in self._graph.sinks[name].after for packet in out[up]]
+        await self._visit(name, batch, journey, before, own)
+
+    async def _visit(
+        self, name: str, batch: list[Any], journey: Journey, before: Passage, own: Passage
+    ) -> list[Any]:
+        if name in self._ordered:
+            await before.passed[name].wait()
+        given = await self._timed(name, batch, journey) if batch else []
+        if name in self._ordered:
+            own.passed[name].set()
+        return given
+
+    async def _timed(self, name: str, batch: list[Any], journey: Journey) -> list[Any]:
+        self.busy.append(name)
+        since = time.perf_counter()
+        try:
+            return await self._call(name, journey.chunk.stream, batch)
+        finally:
+            self.busy.remove(name)
+            journey.seconds[name] = time.perf_counter() - since
+
+    def _set_aside(self, name: str, stream: str, batch: list[Any]) -> None:
+        if not batch:
+            return
+        if self._waiting.get(name, 0) >= self._patience:
+            self.dropped[name] = self.dropped.get(name, 0) + 1
+            return
+        self._waiting[name] = self._waiting.get(name, 0) + 1
+        self._asides[name] = asyncio.create_task(self._run_aside(name, stream, batch, self._asides.get(name)))
+
+    async def _run_aside(self, name: str, stream: str, batch: list[Any], before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await before
+        try:
+            given = await self._call(name, stream, batch)
+            for sink, stage in self._graph.sinks.items():
+                if given and name in stage.after:
+                    await self._call(sink, stream, given)
+        finally:
+            self._waiting[name] -= 1
+
+
+def _stamp(packets: Sequence[Any], journey: Journey) -> list[Any]:
+    """Frame records learn here, where alone it is known, what each stage took: milliseconds a frame."""
+    if not any(isinstance(packet, FrameRecord) for packet in packets):
+        return list(packets)
+    share = 1e3 / max(journey.frames, 1)
+    timings = {name: round(seconds * share, 3) for name, seconds in journey.seconds.items()}
+    timings["e2e"] = round((time.perf_counter() - journey.started) * 1e3, 3)
+    return [p.model_copy(update={"timings_ms": timings}) if isinstance(p, FrameRecord) else p for p in packets]
