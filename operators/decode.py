@@ -94,6 +94,8 @@ class Decode(KeyedOperator[Chunk, Frame, DecodeState]):
             return replace(state, lost=state.lost + 1)
         for image, given_ns in pictures:
             pts_ns = state.pts_ns + state.step_ns if given_ns is None else given_ns
+            if pts_ns < 0:  # an edit list hides it: it was decoded for its successors only
+                continue
             wanted = state.pictures % self._every == 0
             if wanted:
                 frames.append(Frame(chunk.stream, chunk.epoch, state.frames, pts_ns, image, state.lost))

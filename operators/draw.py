@@ -9,7 +9,8 @@ from itertools import groupby
 from operators.pen import Box, Lettering, Pen, whole
 from pipeline.operator import KeyedOperator
 from pipeline.packets import EMOTIONS, DrawnFrame, FeltFace, Frame, Restoration
-from pipeline.palette import EMOTION_COLOURS, INK, PAPER, hatched, track_colour, track_number
+from pipeline.palette import EMOTION_COLOURS, INK, PAPER, track_colour, track_number
+from pipeline.pictures import hatched
 from pipeline.policy import Policy
 
 STRIP_NS = 4_000_000_000  # stream time that the emotion strip shows
@@ -101,8 +102,7 @@ class Draw(KeyedOperator[Frame | FeltFace, DrawnFrame, DrawState]):
         for memory in state.tracks.values():
             if memory.hidden:
                 pen.hide(memory.box)
-        for face in sorted(faces, key=lambda face: float(face.box[3])):  # who stands in front is drawn last
-            _draw_face(pen, face, state.tracks[face.track_id])
+        _draw_faces(pen, faces, state.tracks)
         _draw_header(pen, frame, len(faces), self._hides)
         if any(memory.spans for memory in state.tracks.values()):
             _draw_legend(pen)
@@ -150,13 +150,18 @@ def _extend(spans: tuple[Span, ...], face: FeltFace) -> tuple[Span, ...]:
     return (*spans, Span(start, now, face.emotion.label))
 
 
-def _draw_face(pen: Pen, face: FeltFace, memory: TrackMemory) -> None:
-    colour = track_colour(face.track_id)
-    (pen.dashed if face.predicted else pen.frame)(memory.box, colour)
-    _draw_plate(pen, face, memory)
-    _draw_strip(pen, memory, face.pts_ns)
-    if memory.restoration is not None and memory.restoration.restored:
-        _draw_estimate(pen, memory.box, memory.restoration)
+def _draw_faces(pen: Pen, faces: Sequence[FeltFace], tracks: Mapping[str, TrackMemory]) -> None:
+    """Boxes first, then what is said of them, so that no box crosses a word."""
+    for face in sorted(faces, key=lambda face: float(face.box[3])):  # who stands in front is drawn last
+        memory = tracks[face.track_id]
+        (pen.dashed if face.predicted else pen.frame)(memory.box, track_colour(face.track_id))
+        _draw_strip(pen, memory, face.pts_ns)
+    taken = [tracks[face.track_id].box for face in faces]
+    for face in sorted(faces, key=lambda face: track_number(face.track_id)):  # places do not jump as people pass
+        memory = tracks[face.track_id]
+        taken.append(_draw_plate(pen, face, memory, taken))
+        if memory.restoration is not None and memory.restoration.restored:
+            taken.append(_draw_estimate(pen, memory.box, memory.restoration, taken))
 
 
 def _headline(face: FeltFace) -> tuple[str, str]:
@@ -169,32 +174,48 @@ def _headline(face: FeltFace) -> tuple[str, str]:
     return said, f"{identity.score:.2f}" if identity.decision in {"known", "unknown", "ambiguous"} else ""
 
 
-def _draw_plate(pen: Pen, face: FeltFace, memory: TrackMemory) -> None:
-    """The label: over the box, or inside it where the picture ends."""
+def _draw_plate(pen: Pen, face: FeltFace, memory: TrackMemory, taken: Sequence[Box]) -> Box:
+    """The label near the box; gives the place it took."""
     said, score = _headline(face)
-    number = str(track_number(face.track_id))
+    number, details = str(track_number(face.track_id)), _details(face, memory)
     pad, row = pen.px(7), pen.px(24)
-    chip = max(row, pen.text_width(number, 15, 700) + pad)
-    wide = chip + 3 * pad + pen.text_width(said, 16, 600) + pen.text_width(score, 14)
-    details = _details(face, memory)
-    wide = max(wide, sum(_detail_width(pen, detail) for detail in details) + pad)
-    left, top, right, bottom = _plate_place(pen, memory.box, wide, row * (2 if details else 1))
-    pen.plate((left, top, right, bottom))
+    digits = pen.text_width(number, 15, 700)
+    chip = max(row, digits + pad)
+    wide = max(
+        chip + 3 * pad + pen.text_width(said, 16, 600) + pen.text_width(score, 14),
+        sum(_detail_width(pen, detail) for detail in details) + pad,
+    )
+    place = _plate_place(pen, memory.box, wide, row * (2 if details else 1), taken)
+    left, top, _, _ = place
+    pen.plate(place)
     pen.plate((left, top, left + chip, top + row), track_colour(face.track_id), opacity=1)
     base = top + pen.px(17.5)
-    pen.text((left + (chip - pen.text_width(number, 15, 700)) // 2, base), number, 15, INK, 700)
-    known = face.identity.decision == "known"
-    x = pen.text((left + chip + pad, base), said, 16, PAPER if known else DIM, 600)
+    pen.text((left + (chip - digits) // 2, base), number, 15, INK, 700)
+    x = pen.text((left + chip + pad, base), said, 16, PAPER if face.identity.decision == "known" else DIM, 600)
     pen.text((x + pad, base), score, 14, DIM)
     _draw_details(pen, (left + pad, base + row - pen.px(2)), details)
+    return place
 
 
-def _plate_place(pen: Pen, box: Box, wide: int, high: int) -> Box:
-    left = max(0, min(box[0], pen.width - wide))
-    top = box[1] - high - pen.px(5)
-    if top < _header_height(pen):
-        top = max(_header_height(pen), box[1]) + pen.px(5)
-    return left, top, left + wide, top + high
+def _plate_place(pen: Pen, box: Box, wide: int, high: int, taken: Sequence[Box]) -> Box:
+    """Over the box, under its strip, beside it, or else over its upper end."""
+    gap, head = pen.px(5), _header_height(pen)
+    over, under, across = box[1] - high - gap, box[3] + pen.px(20), max(head, box[1]) + gap
+    outside = [(box[0], over), (box[2] - wide, over), (box[0], under), (box[2] - wide, under)]
+    outside += [(box[2] + gap, across), (box[0] - gap - wide, across)]
+    fits = [(x, y) for x, y in outside if 0 <= x <= pen.width - wide and head <= y <= pen.height - high]
+    inside = (max(0, min(box[0], pen.width - wide)), max(head, over) if box[0] + wide > pen.width else across)
+    return _first_free([(x, y, x + wide, y + high) for x, y in (*fits, inside)], box, taken)
+
+
+def _first_free(places: Sequence[Box], own: Box, taken: Sequence[Box]) -> Box:
+    """The first place that covers nothing but perhaps its ``own`` box; else the first."""
+    others = [box for box in taken if box != own]
+    return next((place for place in places if not any(_overlap(place, box) for box in others)), places[0])
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def _details(face: FeltFace, memory: TrackMemory) -> list[tuple[str, str]]:
@@ -242,17 +263,19 @@ def _draw_strip(pen: Pen, memory: TrackMemory, now_ns: int) -> None:
         pen.fill((start, top, end, top + pen.px(9)), EMOTION_COLOURS[span.emotion])
 
 
-def _draw_estimate(pen: Pen, box: Box, restoration: Restoration) -> None:
-    """The restored crop beside the box, with what was made up in it hatched."""
+def _draw_estimate(pen: Pen, box: Box, restoration: Restoration, taken: Sequence[Box]) -> Box:
+    """The restored crop beside the box, with what was made up in it hatched; gives the place it took."""
     side, gap, foot = pen.px(96), pen.px(8), pen.px(20)
-    left = box[2] + gap if box[2] + gap + side < pen.width else box[0] - gap - side
-    left = max(0, min(left, pen.width - side))
     top = max(_header_height(pen), min(box[1], pen.height - side - foot))
-    if min(pen.width, pen.height - top) < side + foot:
-        return
-    pen.plate((left - 2, top - 2, left + side + 2, top + side + foot), radius=4)
-    pen.paste(hatched(restoration.image, restoration.invented), (left, top, left + side, top + side))
-    pen.text((left + pen.px(4), top + side + pen.px(14)), f"estimate {restoration.confidence:.0%}", 12.5, PAPER, 600)
+    corners = [(box[2] + gap, top), (box[0] - gap - side, top), (box[0], box[3] + pen.px(20))]
+    fits = [(x, y) for x, y in corners if 0 <= x <= pen.width - side and y <= pen.height - side - foot]
+    places = [(x, y, x + side, y + side + foot) for x, y in fits]
+    place = _first_free(places or [(0, top, side, top + side + foot)], box, taken)
+    pen.plate((place[0] - 2, place[1] - 2, place[2] + 2, place[3]), radius=4)
+    pen.paste(hatched(restoration.image, restoration.invented), (*place[:3], place[1] + side))
+    words = f"estimate {restoration.confidence:.0%}"
+    pen.text((place[0] + pen.px(4), place[3] - pen.px(6)), words, 12.5, PAPER, 600)
+    return place
 
 
 def _header_height(pen: Pen) -> int:

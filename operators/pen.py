@@ -9,11 +9,11 @@ import numpy as np
 
 from pipeline.packets import Floats, Pixels
 from pipeline.palette import INK, PAPER, Colour
+from pipeline.pictures import mosaic
 
 REFERENCE_SIDE = 720  # sizes are given for a picture whose shorter side has so many pixels
 SMALLEST_SCALE = 0.72  # below it letters would be illegible
 SHIFT = 3  # OpenCV's fixed-point bits: lines lie between pixels
-MOSAIC = 8  # squares along the longer side of a hidden face: nothing is left to recognise
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
@@ -30,7 +30,7 @@ class Lettering:
 
     def _width(self, text: str, size: int, weight: int) -> int:
         rect = cv2.getTextSize((1 << 14, 1 << 10), text, (0, 0), self.face, size, weight)
-        return rect[2]
+        return int(rect[2])
 
 
 class Pen:
@@ -42,7 +42,7 @@ class Pen:
     def __init__(self, image: Pixels, letters: Lettering) -> None:
         self.image, self.letters = image, letters
         self.height, self.width = image.shape[:2]
-        self.scale = max(SMALLEST_SCALE, min(self.height, self.width) / REFERENCE_SIDE)
+        self.scale: float = max(SMALLEST_SCALE, min(self.height, self.width) / REFERENCE_SIDE)
 
     def px(self, units: float) -> int:
         """``units`` in pixels of this picture, at least 1."""
@@ -78,57 +78,47 @@ class Pen:
         at = (centre[0] << SHIFT, centre[1] << SHIFT)
         cv2.circle(self.image, at, round(units * self.scale * (1 << SHIFT)), colour, -1, cv2.LINE_AA, SHIFT)
 
-    def line(self, start: tuple[int, int], end: tuple[int, int], colour: Colour, units: float) -> None:
-        """A straight line, dark at its edges so that it shows on any ground."""
-        for width, ink in ((units + 2, INK), (units, colour)):
-            cv2.line(self.image, start, end, ink, self.px(width), cv2.LINE_AA)
-
     def frame(self, box: Box, colour: Colour, units: float = 2) -> None:
-        """A box with strong corners."""
+        """A box with strong corners, dark at its edges so that it shows on any ground."""
         left, top, right, bottom = box
-        for width, ink in ((units + 2, INK), (units, colour)):
-            cv2.rectangle(self.image, (left, top), (right, bottom), ink, self.px(width), cv2.LINE_AA)
         arm = max(3, min(right - left, bottom - top) // 5)
-        for x, inward in ((left, arm), (right, -arm)):
-            for y, downward in ((top, arm), (bottom, -arm)):
-                corner = np.array([[x + inward, y], [x, y], [x, y + downward]], np.int32)
-                cv2.polylines(self.image, [corner], False, colour, self.px(units + 2), cv2.LINE_AA)
+        corners = [
+            np.array([[x + inward, y], [x, y], [x, y + downward]], np.int32)
+            for x, inward in ((left, arm), (right, -arm))
+            for y, downward in ((top, arm), (bottom, -arm))
+        ]
+        for rim, ink in ((self.px(2), INK), (0, colour)):
+            cv2.rectangle(self.image, (left, top), (right, bottom), ink, self.px(units) + rim, cv2.LINE_AA)
+            cv2.polylines(self.image, corners, False, ink, self.px(2 * units) + rim, cv2.LINE_AA)
 
-    def dashed(self, box: Box, colour: Colour, units: float = 2, dash: float = 9) -> None:
+    def dashed(self, box: Box, colour: Colour, units: float = 3, dash: float = 11) -> None:
         """A box of dashes: the place is estimated, not seen."""
         left, top, right, bottom = box
-        step = 2 * self.px(dash)
-        for x in range(left, right, step):
-            for y in (top, bottom):
-                self.line((x, y), (min(x + step // 2, right), y), colour, units)
-        for y in range(top, bottom, step):
-            for x in (left, right):
-                self.line((x, y), (x, min(y + step // 2, bottom)), colour, units)
+        long, thick = self.px(dash), self.px(units)
+        across = [(x, y, min(x + long, right), y + thick) for x in range(left, right, 2 * long) for y in (top, bottom)]
+        down = [(x, y, x + thick, min(y + long, bottom)) for y in range(top, bottom, 2 * long) for x in (left, right)]
+        for rim, ink in ((1, INK), (0, colour)):
+            for x0, y0, x1, y1 in across + down:
+                self.fill((x0 - rim, y0 - rim, x1 + rim, y1 + rim), ink)
 
     def hide(self, box: Box) -> None:
-        """Replace a face by a few soft squares, from which it cannot be recovered.
-
-        It is widened first, for hair and ears are telling too.
-        """
+        """Make the face in the box unrecognisable. The box is widened, for hair and ears are telling too."""
         left, top, right, bottom = box
         grow = (right - left) // 8
         left, top, right, bottom = self._inside((left - grow, top - 2 * grow, right + grow, bottom + grow))
         if right <= left or bottom <= top:
             return
         face = self.image[top:bottom, left:right]
-        coarse = cv2.resize(face, (MOSAIC, MOSAIC), interpolation=cv2.INTER_AREA)
-        soft = cv2.resize(coarse, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
         oval = np.zeros(face.shape[:2], np.uint8)
         centre, axes = ((right - left) // 2, (bottom - top) // 2), ((right - left) // 2, (bottom - top) // 2)
         cv2.ellipse(oval, centre, axes, 0, 0, 360, 255, -1)
-        cv2.copyTo(soft, oval, face)
+        cv2.copyTo(mosaic(face), oval, face)
 
     def paste(self, picture: Pixels, box: Box) -> None:
-        """Put ``picture`` over a box that lies inside the image."""
-        left, top, right, bottom = box
-        self.image[top:bottom, left:right] = cv2.resize(
-            picture, (right - left, bottom - top), interpolation=cv2.INTER_AREA
-        )
+        """Put ``picture`` where the box is, as far as it lies inside the image."""
+        left, top, right, bottom = self._inside(box)
+        sized = cv2.resize(picture, (box[2] - box[0], box[3] - box[1]), interpolation=cv2.INTER_AREA)
+        self.image[top:bottom, left:right] = sized[top - box[1] : bottom - box[1], left - box[0] : right - box[0]]
 
     def _inside(self, box: Box) -> Box:
         left, top, right, bottom = box

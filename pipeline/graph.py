@@ -111,12 +111,20 @@ class Graph:
         return given
 
     def up_to(self, name: str) -> Graph:
-        """The part of the graph that ``name`` needs, without source and sinks. Enrolment runs such a part."""
+        """The part of the graph that ``name`` needs, without sinks; enrolment runs such a part.
+
+        Raises:
+            GraphError: There is no such stage.
+        """
+        if name not in self.stages:
+            message = f"the graph has no stage {name!r}; its stages are {sorted(self.stages)}"
+            raise GraphError(message)
         needed = {name}
         for stage in reversed(self.order):
             if stage in needed:
                 needed.update(self.stages[stage].after)
-        return Graph({n: s for n, s in self.stages.items() if n in needed}, policy=self.policy, compute=self.compute)
+        stages = {n: s for n, s in self.stages.items() if n in needed}
+        return Graph(stages, self.source, policy=self.policy, compute=self.compute)
 
     def _check_packets(self) -> None:
         given = self.gives()

@@ -1,11 +1,8 @@
-"""Colours and hatching that mean the same in the video and in the report."""
+"""Colours that mean the same in the video and in the report."""
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
-from pipeline.packets import EMOTIONS, Pixels
+from pipeline.packets import EMOTIONS
 
 Colour = tuple[int, int, int]  # RGB, 0..255 each
 
@@ -57,15 +54,3 @@ def track_colour(track_id: str) -> Colour:
 def css(colour: Colour) -> str:
     """The colour as ``#rrggbb``."""
     return "#{:02x}{:02x}{:02x}".format(*colour)
-
-
-def hatched(image: Pixels, where: NDArray[np.bool_], period: int = 10) -> Pixels:
-    """A copy of ``image``, (H, W, 3) uint8 RGB, with diagonal stripes over the pixels of ``where``, (H, W) bool.
-
-    ``period`` is the distance from stripe to stripe along a row, in pixels.
-    """
-    rows, columns = np.indices(where.shape)
-    stripe = where & ((rows + columns) % period < max(1, period // 4))
-    result = image.copy()
-    result[stripe] = HATCH
-    return result

@@ -23,6 +23,7 @@ class Journey:
     Attributes:
         chunk: What the source gave.
         started: ``time.perf_counter()`` when it left the source.
+        out: Packets that each stage gave.
         frames: Pictures that came out of it.
         seconds: Time spent in each stage and sink.
         error: What ended it, if anything did.
@@ -31,6 +32,7 @@ class Journey:
 
     chunk: Chunk
     started: float
+    out: dict[str, list[Any]] = field(default_factory=dict)
     frames: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     error: StageError | SinkError | None = None
@@ -82,7 +84,7 @@ class Walk:
         return Passage(passed)
 
     async def _travel(self, journey: Journey, before: Passage, own: Passage) -> Journey:
-        out: dict[str, list[Any]] = {}
+        out = journey.out
         try:
             for name, stage in self._graph:
                 batch = [packet for up in stage.after for packet in out[up]] if stage.after else [journey.chunk]
@@ -92,7 +94,7 @@ class Walk:
                     continue
                 out[name] = _stamp(await self._visit(name, batch, journey, before, own), journey)
                 journey.frames = journey.frames or sum(isinstance(packet, Frame) for packet in out[name])
-            await asyncio.gather(*(self._deliver(name, out, journey, before, own) for name in self._graph.sinks))
+            await asyncio.gather(*(self._deliver(name, journey, before, own) for name in self._graph.sinks))
         except (StageError, SinkError) as error:
             journey.error = error
         finally:
@@ -101,10 +103,8 @@ class Walk:
         journey.finished = time.perf_counter()
         return journey
 
-    async def _deliver(
-        self, name: str, out: dict[str, list[Any]], journey: Journey, before: Passage, own: Passage
-    ) -> None:
-        batch = [packet for up in self._graph.sinks[name].after for packet in out[up]]
+    async def _deliver(self, name: str, journey: Journey, before: Passage, own: Passage) -> None:
+        batch = [packet for up in self._graph.sinks[name].after for packet in journey.out[up]]
         await self._visit(name, batch, journey, before, own)
 
     async def _visit(

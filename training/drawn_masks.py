@@ -7,23 +7,23 @@ from nose to chin. Every pixel of the picture is taken to the frame of the ArcFa
 
 from __future__ import annotations
 
-from configparser import ConfigParser
+from configparser import ConfigParser, SectionProxy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from operators.align import TEMPLATE_112
 from pipeline.packets import Floats, Pixels
+from training.faces import read_picture
 
-ARCFACE = np.array(
-    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float32
-)
 MIDDLE = 56.0  # the template's line of symmetry
 FACE_HALF_WIDTH = 40.0  # from that line to the edge of a frontal face
 EDGE_PARALLAX = 0.8  # how far the face's edge moves against the nose when the head turns, per pixel of the nose
 REACH = np.array([[-14.0, 40.0], [126.0, 40.0], [126.0, 150.0], [-14.0, 150.0]], np.float32)  # no mask lies outside
+STRAP = 215.0  # grey level of the loops
+EDGE_BLUR = 1.6  # pixels of the picture over which an edge fades
 EAR = (43.5, 59.0, 75.0)  # half distance of the ears, and the heights at which upper and lower straps meet them
 
 
@@ -103,13 +103,13 @@ def read_templates(folder: Path) -> dict[str, Template]:
     """The templates of a folder by name: its ``masks.cfg`` and the RGBA pictures in ``templates``."""
     config = ConfigParser()
     config.read(folder / "masks.cfg")
-    return {name: _read_template(folder, config, name) for name in config.sections() if config.has_option(name, "mask_a")}
+    return {name: _read_template(folder, section) for name, section in config.items() if "mask_a" in section}
 
 
 def read_textures(folder: Path) -> dict[str, Pixels]:
     """The pictures of a folder as (H, W, 3) uint8 RGB by name without suffix."""
-    files = sorted(p for p in folder.iterdir() if p.suffix in {".jpg", ".png"})
-    return {p.stem: cv2.cvtColor(cv2.imread(str(p)), cv2.COLOR_BGR2RGB) for p in files}
+    files = sorted(file for file in folder.iterdir() if file.suffix in {".jpg", ".png"})
+    return {file.stem: read_picture(file.read_bytes()) for file in files}
 
 
 def draw(
@@ -146,10 +146,11 @@ def draw_template(
     return _wear(image, landmarks, Template(tinted, template.points), cut, rng)
 
 
-def _read_template(folder: Path, config: ConfigParser, name: str) -> Template:
-    pixels = cv2.imread(str(folder / "templates" / Path(config[name]["template"]).name), cv2.IMREAD_UNCHANGED)
-    points = [[float(n) for n in config[name][f"mask_{letter}"].split(",")] for letter in "abcdef"]
-    return Template(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA), np.array(points, np.float32))
+def _read_template(folder: Path, section: SectionProxy) -> Template:
+    encoded = np.fromfile(folder / "templates" / Path(section["template"]).name, np.uint8)
+    pixels = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED), np.uint8)
+    points = [[float(n) for n in section[f"mask_{letter}"].split(",")] for letter in "abcdef"]
+    return Template(pixels[..., [2, 1, 0, 3]], np.array(points, np.float32))
 
 
 def _vary(cut: Kind, rng: np.random.Generator) -> Kind:
@@ -190,7 +191,7 @@ def _wear(
     colour, alpha = _look_up(cloth, cut, pose.scale, u, v)
     colour = colour * _relief(cut, u, v)[..., None]
     if cut.straps:
-        colour, alpha = _add_straps(colour, alpha, cut, pose.scale, x, y)
+        colour, alpha = _lay_over(colour, alpha, _straps(cut, pose.scale, x, y))
     drawn[part] = _blend(image[part], colour, alpha, pose.scale, 0.6 if rng is None else rng.uniform(0.2, 0.9))
     covered[part] = alpha
     return drawn, covered
@@ -198,14 +199,16 @@ def _wear(
 
 def _pose(landmarks: Floats) -> _Pose:
     """The similarity that takes eyes and mouth of the template to the face, and what it leaves over."""
-    points, flat = (p.astype(np.float64) @ np.array([1, 1j]) for p in (landmarks, ARCFACE))
+    points, flat = (p.astype(np.float64) @ np.array([1, 1j]) for p in (landmarks, TEMPLATE_112))
     outer = [0, 1, 3, 4]  # the nose tip stands out of the plane, so it tells the turn and not the place
     p, f = points[outer], flat[outer]
     turn = complex(np.vdot(f - f.mean(), p - p.mean()) / np.vdot(f - f.mean(), f - f.mean()).real)
     origin = complex(p.mean() - turn * f.mean())
     left_over = (points - origin) / turn - flat
     sway = np.array([left_over[:2].mean().real, left_over[2].real, left_over[3:].mean().real])
-    return _Pose(turn, origin, np.clip(sway, -9, 9).astype(np.float32), float(np.clip(left_over[3:].mean().imag, -6, 6)))
+    return _Pose(
+        turn, origin, np.clip(sway, -9, 9).astype(np.float32), float(np.clip(left_over[3:].mean().imag, -6, 6))
+    )
 
 
 def _window(pose: _Pose, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
@@ -224,34 +227,39 @@ def _to_template(pose: _Pose, left: int, top: int, right: int, bottom: int) -> t
 
 def _unbend(pose: _Pose, x: Floats, y: Floats) -> tuple[Floats, Floats]:
     """Template coordinates of a face that looks straight ahead, by fixed-point iteration."""
-    y = y - pose.drop * np.clip((y - 60) / 32, 0, 1)
-    middle = np.interp(y, ARCFACE[[0, 2, 3], 1], pose.sway).astype(np.float32)
+    level = y - np.float32(pose.drop) * np.clip((y - 60) / 32, 0, 1)
+    middle = np.interp(level, TEMPLATE_112[[0, 2, 3], 1], pose.sway).astype(np.float32)
     edge = -EDGE_PARALLAX * pose.sway[1]
     straight = x
     for _ in range(4):
         outward = np.clip((straight - MIDDLE) / FACE_HALF_WIDTH, -1, 1) ** 2
-        straight = x - middle * (1 - outward) - edge * outward
-    return straight, y
+        straight = np.asarray(x - middle * (1 - outward) - edge * outward, np.float32)
+    return straight, level
 
 
 def _on_cloth(cut: Kind, x: Floats, y: Floats) -> tuple[Floats, Floats]:
     """Cloth coordinates of template coordinates, by fixed-point iteration: the width depends on ``v``."""
-    v = np.clip((y - cut.bridge) / (cut.chin - cut.bridge), 0, 1)
+    v = np.asarray((y - cut.bridge) / (cut.chin - cut.bridge), np.float32)
     for _ in range(3):
-        u = (x - MIDDLE) / (cut.top + (cut.bottom - cut.top) * np.clip(v, 0, 1))
+        u = np.asarray((x - MIDDLE) / _half_width(cut, v), np.float32)
         upper, lower = _edges(cut, u)
-        v = (y - upper) / (lower - upper)
-    return u.astype(np.float32), v.astype(np.float32)
+        v = np.asarray((y - upper) / (lower - upper), np.float32)
+    return u, v
+
+
+def _half_width(cut: Kind, v: Floats) -> Floats:
+    return np.asarray(cut.top + (cut.bottom - cut.top) * np.clip(v, 0, 1), np.float32)
 
 
 def _edges(cut: Kind, u: Floats) -> tuple[Floats, Floats]:
     """Heights of the upper and the lower edge; straight from point to point where there is no peak."""
-    side = np.abs(u)
+    side = np.minimum(np.abs(u), 1.5)
     if cut.peak == 0:
-        return cut.bridge + (cut.cheek - cut.bridge) * side, cut.chin + (cut.jaw - cut.chin) * side
-    upper = cut.cheek + (cut.bridge - cut.cheek) * np.exp(-((side / cut.peak) ** 2))
-    lower = cut.jaw + (cut.chin - cut.jaw) * np.sqrt(np.clip(1 - side**2, 0, 1))
-    return upper, lower
+        upper, lower = cut.cheek + (cut.bridge - cut.cheek) * (1 - side), cut.jaw + (cut.chin - cut.jaw) * (1 - side)
+    else:
+        upper = cut.cheek + (cut.bridge - cut.cheek) * np.exp(-((side / cut.peak) ** 2))
+        lower = cut.jaw + (cut.chin - cut.jaw) * np.sqrt(np.clip(1 - side**2, 0, 1))
+    return np.asarray(upper, np.float32), np.asarray(lower, np.float32)
 
 
 def _look_up(cloth: Pixels | Template, cut: Kind, scale: float, u: Floats, v: Floats) -> tuple[Floats, Floats]:
@@ -262,10 +270,10 @@ def _look_up(cloth: Pixels | Template, cut: Kind, scale: float, u: Floats, v: Fl
     height, width = small.shape[:2]
     across, down = (0.5 + 0.47 * u) * (width - 1), (0.03 + 0.94 * v) * (height - 1)  # the photographs have borders
     colour = cv2.remap(small, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    half_width = cut.top + (cut.bottom - cut.top) * np.clip(v, 0, 1)
     upper, lower = _edges(cut, u)
-    inside = np.minimum((1 - np.abs(u)) * half_width, np.minimum(v, 1 - v) * (lower - upper))
-    return colour.astype(np.float32), np.clip(inside * scale / 1.6 + 0.5, 0, 1).astype(np.float32)
+    inside = np.minimum((1 - np.abs(u)) * _half_width(cut, v), np.minimum(v, 1 - v) * (lower - upper))
+    alpha = np.clip(inside * scale / EDGE_BLUR + 0.5, 0, 1)
+    return np.asarray(colour, np.float32), np.asarray(alpha, np.float32)
 
 
 def _look_up_template(cloth: Template, cut: Kind, scale: float, u: Floats, v: Floats) -> tuple[Floats, Floats]:
@@ -276,17 +284,17 @@ def _look_up_template(cloth: Template, cut: Kind, scale: float, u: Floats, v: Fl
     outer_upper, outer_lower = (np.where(u[..., None] < 0, left, right) for left, right in ((a, c), (d, f)))
     place = (1 - fall) * ((1 - side) * b + side * outer_upper) + fall * ((1 - side) * e + side * outer_lower)
     place = (place * ratio).astype(np.float32)
-    colour = cv2.remap(small, place[..., 0], place[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-    alpha = colour[..., 3].astype(np.float32) / 255
-    alpha[(np.abs(u) > 1.12) | (v < -0.2) | (v > 1.2)] = 0  # farther out the extrapolated picture folds
-    return colour[..., :3].astype(np.float32), alpha
+    found = cv2.remap(small, place[..., 0], place[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    beyond = (np.abs(u) > 1.12) | (np.abs(v - 0.5) > 0.7)  # out there the extrapolated picture folds
+    alpha = np.where(beyond, 0, found[..., 3] / np.float32(255))
+    return np.asarray(found[..., :3], np.float32), np.asarray(alpha, np.float32)
 
 
 def _shrink(picture: Pixels, width: float) -> Pixels:
     """The picture at the size at which it is drawn, so that looking it up does not alias."""
     ratio = min(1.0, max(width, 8) / picture.shape[1])
     size = (max(2, round(picture.shape[1] * ratio)), max(2, round(picture.shape[0] * ratio)))
-    return picture if ratio == 1 else cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _relief(cut: Kind, u: Floats, v: Floats) -> Floats:
@@ -297,29 +305,30 @@ def _relief(cut: Kind, u: Floats, v: Floats) -> Floats:
         below = v - (pleat + 1) / (cut.pleats + 1)
         light += 0.06 * np.exp(-(((below + 0.03) / 0.03) ** 2)) - 0.16 * np.exp(-((below / 0.014) ** 2))
     hem = np.exp(-(((np.minimum(v, 1 - v) - 0.05) / 0.012) ** 2))
-    return (light - 0.07 * hem).astype(np.float32) if cut.straps else light.astype(np.float32)
+    return np.asarray(light - 0.07 * hem if cut.straps else light, np.float32)
 
 
-def _add_straps(
-    colour: Floats, alpha: Floats, cut: Kind, scale: float, x: Floats, y: Floats
-) -> tuple[Floats, Floats]:
-    """Loops from the four corners to the ears, under the mask."""
+def _straps(cut: Kind, scale: float, x: Floats, y: Floats) -> Floats:
+    """How much the loops from the four corners to the ears cover each pixel."""
     apart, high, low = EAR
-    distance = np.full_like(x, np.inf)
-    mirrored = np.abs(x - MIDDLE)
-    for start, end in (((cut.top - 1, cut.cheek + 3), (apart, high)), ((cut.bottom - 1, cut.jaw - 4), (apart, low))):
-        distance = np.minimum(distance, _to_segment(mirrored, y, start, end))
-    strap = np.clip((0.9 - distance) * scale + 0.5, 0, 1) * 0.85
-    strap = np.where(alpha > strap, 0, strap).astype(np.float32)
-    cover = np.maximum(alpha, strap)
-    share = (strap / np.maximum(cover, 1e-6))[..., None]
-    return colour * (1 - share) + 215 * share, cover
+    side = np.asarray(np.abs(x - MIDDLE), np.float32)
+    upper = _to_segment(side, y, (cut.top - 1, cut.cheek + 3), (apart, high))
+    lower = _to_segment(side, y, (cut.bottom - 1, cut.jaw - 4), (apart, low))
+    return np.asarray(0.85 * np.clip((0.9 - np.minimum(upper, lower)) * scale + 0.5, 0, 1), np.float32)
 
 
-def _to_segment(x: Floats, y: Floats, start: tuple[float, float], end: tuple[float, float]) -> NDArray[np.float32]:
-    along = np.array(end, np.float32) - np.array(start, np.float32)
-    t = np.clip(((x - start[0]) * along[0] + (y - start[1]) * along[1]) / float(along @ along), 0, 1)
-    return np.hypot(x - start[0] - t * along[0], y - start[1] - t * along[1])
+def _to_segment(x: Floats, y: Floats, start: tuple[float, float], end: tuple[float, float]) -> Floats:
+    dx, dy = end[0] - start[0], end[1] - start[1]
+    along = np.clip(((x - start[0]) * dx + (y - start[1]) * dy) / (dx * dx + dy * dy), 0, 1)
+    return np.asarray(np.hypot(x - start[0] - along * dx, y - start[1] - along * dy), np.float32)
+
+
+def _lay_over(colour: Floats, alpha: Floats, straps: Floats) -> tuple[Floats, Floats]:
+    """The mask over its straps: colour and cover of both."""
+    seen = straps * (1 - alpha)
+    cover = alpha + seen
+    both = (colour * alpha[..., None] + STRAP * seen[..., None]) / np.maximum(cover, 1e-6)[..., None]
+    return np.asarray(both, np.float32), cover
 
 
 def _blend(image: Pixels, colour: Floats, alpha: Floats, scale: float, follow: float) -> Pixels:
@@ -327,18 +336,23 @@ def _blend(image: Pixels, colour: Floats, alpha: Floats, scale: float, follow: f
 
     ``follow`` in [0, 1] says how much of the face's own light and shade the cloth shows.
     """
-    face = cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32), (0, 0), 7 * scale)
-    level = float((face * alpha).sum() / max(float(alpha.sum()), 1e-6))
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    face = np.asarray(cv2.GaussianBlur(grey, (0, 0), 7 * scale), np.float32)
+    level = _mean(face, alpha)
     light = np.clip(face / max(level, 1), 0.5, 1.5) ** follow * np.clip(level / 140, 0.3, 1.1) ** 0.7
-    lit = _as_grey_as(image, alpha, colour) * light[..., None]
     lowered = cv2.warpAffine(alpha, np.array([[1, 0, 0], [0, 1, 1.2 * scale]]), alpha.shape[::-1])
-    shadow = cv2.GaussianBlur(lowered, (0, 0), 2.2 * scale) * (1 - alpha)
+    shadow = np.asarray(cv2.GaussianBlur(lowered, (0, 0), 2.2 * scale))
     skin = image * (1 - 0.28 * shadow[..., None])
-    return np.clip(skin * (1 - alpha[..., None]) + lit * alpha[..., None] + 0.5, 0, 255).astype(np.uint8)
+    blended = skin + (_as_grey_as(image, alpha, colour) * light[..., None] - skin) * alpha[..., None]
+    return np.asarray(np.clip(blended + 0.5, 0, 255), np.uint8)
 
 
 def _as_grey_as(image: Pixels, alpha: Floats, colour: Floats) -> Floats:
     """A camera that sees the skin without colour sees the mask so too."""
-    spread = np.ptp(image.astype(np.int16), axis=2)
-    share = float(np.clip(((spread * alpha).sum() / max(float(alpha.sum()), 1e-6) - 8) / 20, 0, 1))
-    return colour * share + colour.mean(axis=2, keepdims=True) * (1 - share)
+    spread = _mean(np.asarray(np.ptp(image.astype(np.float32), axis=2), np.float32), alpha)
+    share = min(max((spread - 8) / 20, 0.0), 1.0)
+    return np.asarray(colour * share + colour.mean(axis=2, keepdims=True) * (1 - share), np.float32)
+
+
+def _mean(values: Floats, weights: Floats) -> float:
+    return float((values * weights).sum()) / max(float(weights.sum()), 1e-6)

@@ -66,13 +66,25 @@ def read_faces(folder: Path, part: Part | None = None) -> Iterator[FaceImage]:
         yield from _read_archive(path, part)
 
 
+def read_picture(encoded: bytes) -> Pixels:
+    """A JPEG or PNG as (H, W, 3) uint8 RGB.
+
+    Raises:
+        SourceError: If it is neither.
+    """
+    decoded = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
+    if decoded is None:
+        message = f"{len(encoded)} bytes of the training data are no picture; unpack the data again"
+        raise SourceError(message)
+    return np.asarray(decoded[..., ::-1], np.uint8)
+
+
 def _read_archive(path: Path, part: Part | None) -> Iterator[FaceImage]:
     with ZipFile(path) as archive:
         for name in archive.namelist():
             person = _person(name)
             if name.endswith(".jpg") and part in {None, part_of(person)}:
-                pixels = cv2.imdecode(np.frombuffer(archive.read(name), np.uint8), cv2.IMREAD_COLOR)
-                yield FaceImage(person, cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+                yield FaceImage(person, read_picture(archive.read(name)))
 
 
 def _person(name: str) -> str:

@@ -42,7 +42,7 @@ def run_local(
         PipelineError: What ended the first journey that failed; outputs are closed before.
     """
     with ExitStack() as stack:
-        opened = stack.enter_context(closing(source or _source(graph)))
+        opened = stack.enter_context(closing(source or open_source(graph)))
         workers = {name: stack.enter_context(closing(worker)) for name, worker in _workers(graph)}
         if threads:
             pools = _pools(graph, threads)
@@ -54,7 +54,13 @@ def run_local(
         asyncio.run(_drive(Walk(graph, call), opened, window, on_journey))
 
 
-def _source(graph: Graph) -> Source:
+def open_source(graph: Graph) -> Source:
+    """The graph's own source, opened.
+
+    Raises:
+        GraphError: It declares none.
+        SourceError: It cannot be opened.
+    """
     if graph.source is None:
         message = "the graph declares no source; add one under `source:` or give an input"
         raise GraphError(message)

@@ -1,0 +1,1 @@
+"""How omote runs outside Kubernetes, and what it runs."""

@@ -1,0 +1,1 @@
+"""Makes the clip that the demo runs on."""

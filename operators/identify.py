@@ -1,0 +1,185 @@
+"""Decide who a track is from the votes of its best shots, and whether it wears a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from pipeline.operator import KeyedOperator
+from pipeline.packets import EmbeddedFace, Embedding, Floats, IdentifiedFace, Identity, MaskLabel, MaskState, grow
+from pipeline.policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The quality-weighted template of a track, bare or masked.
+
+    Attributes:
+        total: (512,) float32, weighted sum of the vectors.
+        scores: Weighted sum of the cosines, by subject.
+        votes: How often each subject was the best.
+        shots: How many faces went in.
+        gallery: Gallery that answered last.
+        version: Its version.
+    """
+
+    total: Floats = field(default_factory=lambda: np.zeros(512, np.float32))
+    scores: Mapping[str, float] = field(default_factory=dict)
+    votes: Mapping[str, int] = field(default_factory=dict)
+    shots: int = 0
+    gallery: str = ""
+    version: int = 0
+
+    def with_shot(self, shot: Embedding, weight: float) -> Evidence:
+        """The template with one more face. Subjects that the gallery did not name keep what they had."""
+        scores = dict(self.scores)
+        for candidate in shot.candidates:
+            scores[candidate.subject_id] = scores.get(candidate.subject_id, 0.0) + weight * candidate.score
+        votes = dict(self.votes)
+        if shot.candidates:
+            best = shot.candidates[0].subject_id
+            votes[best] = votes.get(best, 0) + 1
+        total = np.asarray(self.total + weight * shot.vector, np.float32)
+        return Evidence(total, scores, votes, self.shots + 1, shot.gallery, shot.gallery_version)
+
+    def ranked(self) -> list[tuple[str, float]]:
+        """Subjects and the cosine of the template with each of them, best first.
+
+        A template is a sum, so its cosine is the sum of the cosines over the length of the sum.
+        """
+        length = max(float(np.linalg.norm(self.total)), 1e-6)
+        cosines = ((subject, score / length) for subject, score in self.scores.items())
+        return sorted(cosines, key=lambda item: (-item[1], item[0]))
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """What a stream remembers of one track."""
+
+    mask: MaskState = MaskState("unsure", 0.5)
+    faces: int = 0
+    bare: Evidence = Evidence()
+    masked: Evidence = Evidence()
+    identity: Identity = Identity("not_evaluated")
+    pts_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """When a track is somebody.
+
+    Attributes:
+        threshold: Least cosine of a bare template.
+        masked_threshold: Least cosine of a masked one: genuine pairs score lower behind a mask.
+        margin: Least distance to the runner-up.
+        votes: Least number of faces that agree, and of faces seen before anything is said.
+        slack: How far a known subject may fall below the threshold before it is forgotten.
+    """
+
+    threshold: float = 0.40
+    masked_threshold: float = 0.33
+    margin: float = 0.08
+    votes: int = 2
+    slack: float = 0.04
+
+    def decide(self, person: Person) -> Identity:
+        """Who it is. Bare evidence outweighs masked evidence: a mask does not undo who somebody was."""
+        masked = person.bare.shots < self.votes and person.masked.shots > 0
+        evidence = person.masked if masked else person.bare
+        threshold = self.masked_threshold if masked else self.threshold
+        ranked = evidence.ranked()
+        (best, score), second = (ranked[0] if ranked else ("", 0.0)), (ranked[1][1] if len(ranked) > 1 else 0.0)
+        votes, margin = evidence.votes.get(best, 0), score - second
+        said = Identity(
+            "not_evaluated", "", score, threshold, margin, second, votes, evidence.gallery, evidence.version, masked
+        )
+        slack = self.slack if person.identity.decision == "known" and person.identity.subject_id == best else 0.0
+        if evidence.shots < self.votes:
+            return said
+        if score < threshold - slack:
+            return replace(said, decision="unknown", votes=evidence.shots)
+        if margin < self.margin - slack:
+            return replace(said, decision="ambiguous", subject_id=best)
+        return replace(said, decision="known", subject_id=best) if votes >= self.votes else said
+
+
+class Identify(KeyedOperator[EmbeddedFace, IdentifiedFace, Mapping[str, Person]]):
+    """Votes over the life of a track: open set, with a threshold, a margin and a quality gate."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        threshold: float = 0.40,
+        masked_threshold: float = 0.33,
+        margin: float = 0.08,
+        votes: int = 2,
+        mask_memory: float = 0.85,
+        forget_s: float = 5.0,
+    ) -> None:
+        """Set the rules.
+
+        Args:
+            policy: Without ``identification`` every identity is ``suppressed``.
+            threshold: Least cosine for a match of bare faces.
+            masked_threshold: Least cosine for a match of masked faces.
+            margin: Least distance to the second-best subject.
+            votes: Faces that must agree.
+            mask_memory: Weight of the past in the vote on the mask, per face.
+            forget_s: A track not seen for so long is forgotten.
+        """
+        self._allowed = policy.identification
+        self._rules = Rules(threshold, masked_threshold, margin, votes)
+        self._memory, self._forget_ns = mask_memory, round(forget_s * 1e9)
+
+    def start(self, stream: str) -> Mapping[str, Person]:
+        return {}
+
+    def __call__(
+        self, state: Mapping[str, Person], batch: Sequence[EmbeddedFace]
+    ) -> tuple[Mapping[str, Person], Iterable[IdentifiedFace]]:
+        """Every face with what its track knows by now."""
+        people, out = dict(state), []
+        for face in batch:
+            before = people.get(face.track_id, Person())
+            person = people[face.track_id] = self._learn(before, face)
+            first = person.identity.decision == "known" and before.identity.subject_id != person.identity.subject_id
+            known = person.identity if person.identity.decision != "not_evaluated" else self._why_not(person, face)
+            out.append(grow(face, IdentifiedFace, mask=person.mask, identity=known, first_match=first))
+        return self._remembered(people, batch), out
+
+    def _learn(self, person: Person, face: EmbeddedFace) -> Person:
+        person = replace(person, mask=self._vote(person, face), faces=person.faces + 1, pts_ns=face.pts_ns)
+        if face.embedding is None:
+            return person
+        if face.mask_probability >= 0.5:
+            person = replace(person, masked=person.masked.with_shot(face.embedding, face.quality.score))
+        else:
+            person = replace(person, bare=person.bare.with_shot(face.embedding, face.quality.score))
+        return replace(person, identity=self._rules.decide(person))
+
+    def _vote(self, person: Person, face: EmbeddedFace) -> MaskState:
+        """Exponential memory of the frames' probabilities; a label changes only once it is clear."""
+        memory = min(self._memory, person.faces / (person.faces + 1))
+        p = memory * person.mask.probability + (1 - memory) * face.mask_probability
+        return MaskState(_label(person.mask.label, p), p)
+
+    def _why_not(self, person: Person, face: EmbeddedFace) -> Identity:
+        if not self._allowed:
+            return Identity("suppressed")
+        if not person.bare.shots and not person.masked.shots and not face.quality.passed:
+            return Identity("low_quality")
+        return person.identity
+
+    def _remembered(self, people: dict[str, Person], batch: Sequence[EmbeddedFace]) -> dict[str, Person]:
+        now = max((face.pts_ns for face in batch), default=0)
+        return {track: p for track, p in people.items() if now - p.pts_ns <= self._forget_ns}
+
+
+def _label(before: MaskLabel, p: float) -> MaskLabel:
+    if p >= 0.65:
+        return "masked"
+    if p <= 0.35:
+        return "bare"
+    return before

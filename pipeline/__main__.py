@@ -1,0 +1,58 @@
+"""``omote`` and ``python -m pipeline``: the command line."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import entry_points
+
+import click
+import typer
+
+from pipeline.commands.bench import bench
+from pipeline.commands.doctor import doctor
+from pipeline.commands.enrol import enrol
+from pipeline.commands.run import run
+from pipeline.commands.show import check, show
+from pipeline.errors import PipelineError
+
+app = typer.Typer(
+    help="Who is on a video stream, what they show, what a mask hides, and why it says so. "
+    "Put --debug anywhere to see tracebacks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for verb in (check, show, run, bench, enrol, doctor):
+    app.command()(verb)
+# Commands of packages that the engine does not know, such as `omote models`, come in by their entry points.
+for point in entry_points(group="omote.commands"):
+    app.add_typer(point.load(), name=point.name)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; 0 if all went well, 1 and one sentence on an error of omote, 2 on wrong usage."""
+    given = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in given
+    try:
+        code = app([a for a in given if a != "--debug"], prog_name="omote", standalone_mode=False)
+    except PipelineError as error:
+        return _failed(str(error), error, 1, debug=debug)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return 130
+    except Exception as error:  # noqa: BLE001  (the last place that can turn a traceback into a sentence)
+        return _failed(f"unexpected {type(error).__name__}: {error} (--debug shows where)", error, 70, debug=debug)
+    return code if isinstance(code, int) else 0
+
+
+def _failed(sentence: str, error: Exception, code: int, *, debug: bool) -> int:
+    if debug:
+        raise error
+    typer.echo(f"omote: {sentence}", err=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

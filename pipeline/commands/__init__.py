@@ -1,0 +1,1 @@
+"""The ``omote`` command, one file a verb."""

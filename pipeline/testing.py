@@ -1,0 +1,82 @@
+"""Doubles for the edges, for our tests and for those of whoever writes an operator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline.edges import Sink, Source
+from pipeline.packets import Chunk, Codec, Face, Floats, Frame, Unit
+
+
+class MemorySource(Source):
+    """Gives the chunks it was given, and remembers which were committed."""
+
+    def __init__(self, chunks: Iterable[Chunk] = (), expected_frames: int = 0) -> None:
+        self._chunks, self.expected_frames = chunks, expected_frames
+        self.committed: list[Chunk] = []
+        self.read = 0
+        self.closed = False
+
+    def __iter__(self) -> Iterator[Chunk]:
+        for chunk in self._chunks:
+            self.read += 1
+            yield chunk
+
+    def commit(self, chunk: Chunk) -> None:
+        self.committed.append(chunk)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class MemorySink(Sink[object]):
+    """Keeps what it is given in a list that the test passes in, or in its own."""
+
+    def __init__(self, kept: list[Any] | None = None) -> None:
+        self.kept: list[Any] = [] if kept is None else kept
+
+    def write(self, batch: Sequence[object]) -> None:
+        self.kept.extend(batch)
+
+    def flush(self) -> None:
+        """Memory is safe at once."""
+
+    def close(self) -> None:
+        """Memory needs no closing."""
+
+
+def raw_chunks(images: Sequence[np.ndarray[Any, Any]], stream: str = "camera", units: int = 4) -> list[Chunk]:
+    """Pictures (H, W, 3) uint8 RGB as chunks of uncompressed video at 25 frames a second."""
+    height, width = images[0].shape[:2]
+    codec = Codec("rawvideo", width=width, height=height, pixel_format="rgb24")
+    whole = [Unit(image.tobytes(), n * 40_000_000, n * 40_000_000, keyframe=True) for n, image in enumerate(images)]
+    cut = [tuple(whole[start : start + units]) for start in range(0, len(whole), units)]
+    return [
+        Chunk(stream, 0, n, batch[0].pts_ns or 0, codec, batch, closed=n == len(cut) - 1, last=n == len(cut) - 1)
+        for n, batch in enumerate(cut)
+    ]
+
+
+def noise(count: int, height: int = 48, width: int = 64, seed: int = 0) -> list[np.ndarray[Any, Any]]:
+    """``count`` pictures of RGB noise."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, 256, (height, width, 3), np.uint8) for _ in range(count)]
+
+
+def make_frame(seq: int = 0, height: int = 48, width: int = 64, **fields: Any) -> Frame:
+    """A black frame of the stream ``camera``."""
+    given: dict[str, Any] = {"image": np.zeros((height, width, 3), np.uint8), **fields}
+    return Frame("camera", 0, seq, seq * 40_000_000, **given)
+
+
+def make_face(seq: int = 0, box: Sequence[float] = (100, 100, 200, 200), score: float = 0.99, **fields: Any) -> Face:
+    """A frontal face of the stream ``camera`` whose five points lie where they lie in most boxes."""
+    x1, y1, x2, y2 = box
+    shares = np.array([[0.32, 0.4], [0.68, 0.4], [0.5, 0.6], [0.36, 0.78], [0.64, 0.78]], np.float32)
+    landmarks: Floats = shares * np.array([x2 - x1, y2 - y1], np.float32) + np.array([x1, y1], np.float32)
+    crop = np.random.default_rng(7).integers(0, 256, (128, 128, 3), np.uint8)
+    given: dict[str, Any] = {"crop": crop, **fields}
+    return Face("camera", 0, seq, seq * 40_000_000, np.array(box, np.float32), score, landmarks, **given)
