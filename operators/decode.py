@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Any
 
 import av
 import av.error
@@ -131,7 +132,7 @@ class Decode(KeyedOperator[Chunk, Frame, DecodeState]):
         self._decoders.pop(chunk.stream, None)
         return held
 
-    def _pictures(self, chunk: Chunk, packet: av.Packet | None) -> list[tuple[Pixels, int | None]] | None:
+    def _pictures(self, chunk: Chunk, packet: av.Packet[Any] | None) -> list[tuple[Pixels, int | None]] | None:
         try:
             decoded = self._decoder(chunk).decode(packet)
         except (av.error.InvalidDataError, av.error.EOFError):
@@ -143,7 +144,7 @@ class Decode(KeyedOperator[Chunk, Frame, DecodeState]):
 
     def _upright(self, frame: av.VideoFrame, rotation: int) -> Pixels:
         self._check_size(frame.width, frame.height)
-        image = frame.to_ndarray(format="rgb24")
+        image = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
         return np.ascontiguousarray(np.rot90(image, -rotation // 90)) if rotation else image
 
     def _check_size(self, width: int, height: int) -> None:

@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
+import cv2
+import numpy as np
+
 from operators.pen import Box, Lettering, Pen, whole
 from pipeline.operator import KeyedOperator
 from pipeline.packets import EMOTIONS, DrawnFrame, FeltFace, Frame, Restoration
@@ -87,9 +90,7 @@ class Draw(KeyedOperator[Frame | FeltFace, DrawnFrame, DrawState]):
         """Nobody was seen yet."""
         return DrawState()
 
-    def __call__(
-        self, state: DrawState, batch: Sequence[Frame | FeltFace]
-    ) -> tuple[DrawState, Sequence[DrawnFrame]]:
+    def __call__(self, state: DrawState, batch: Sequence[Frame | FeltFace]) -> tuple[DrawState, Sequence[DrawnFrame]]:
         """Draw the frames of the batch, in stream order."""
         drawn = []
         for frame, faces in _joined(batch):
@@ -272,7 +273,9 @@ def _draw_estimate(pen: Pen, box: Box, restoration: Restoration, taken: Sequence
     places = [(x, y, x + side, y + side + foot) for x, y in fits]
     place = _first_free(places or [(0, top, side, top + side + foot)], box, taken)
     pen.plate((place[0] - 2, place[1] - 2, place[2] + 2, place[3]), radius=4)
-    pen.paste(hatched(restoration.image, restoration.invented), (*place[:3], place[1] + side))
+    image = np.asarray(cv2.resize(restoration.image, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
+    invented = cv2.resize(restoration.invented.astype(np.uint8), (side, side), interpolation=cv2.INTER_NEAREST) > 0
+    pen.paste(hatched(image, invented, pen.px(8)), place[:2])
     words = f"estimate {restoration.confidence:.0%}"
     pen.text((place[0] + pen.px(4), place[3] - pen.px(6)), words, 12.5, PAPER, 600)
     return place

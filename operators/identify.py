@@ -58,11 +58,11 @@ class Evidence:
 class Person:
     """What a stream remembers of one track."""
 
-    mask: MaskState = MaskState("unsure", 0.5)
+    mask: MaskState = field(default_factory=lambda: MaskState("unsure", 0.5))
     faces: int = 0
-    bare: Evidence = Evidence()
-    masked: Evidence = Evidence()
-    identity: Identity = Identity("not_evaluated")
+    bare: Evidence = field(default_factory=Evidence)
+    masked: Evidence = field(default_factory=Evidence)
+    identity: Identity = field(default_factory=lambda: Identity("not_evaluated"))
     pts_ns: int = 0
 
 

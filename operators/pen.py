@@ -88,8 +88,8 @@ class Pen:
             for y, downward in ((top, arm), (bottom, -arm))
         ]
         for rim, ink in ((self.px(2), INK), (0, colour)):
-            cv2.rectangle(self.image, (left, top), (right, bottom), ink, self.px(units) + rim, cv2.LINE_AA)
-            cv2.polylines(self.image, corners, False, ink, self.px(2 * units) + rim, cv2.LINE_AA)
+            cv2.rectangle(self.image, (left, top), (right, bottom), ink, self.px(units) + rim)
+            cv2.polylines(self.image, corners, False, ink, self.px(2 * units) + rim)
 
     def dashed(self, box: Box, colour: Colour, units: float = 3, dash: float = 11) -> None:
         """A box of dashes: the place is estimated, not seen."""
@@ -114,15 +114,17 @@ class Pen:
         cv2.ellipse(oval, centre, axes, 0, 0, 360, 255, -1)
         cv2.copyTo(mosaic(face), oval, face)
 
-    def paste(self, picture: Pixels, box: Box) -> None:
-        """Put ``picture`` where the box is, as far as it lies inside the image."""
-        left, top, right, bottom = self._inside(box)
-        sized = cv2.resize(picture, (box[2] - box[0], box[3] - box[1]), interpolation=cv2.INTER_AREA)
-        self.image[top:bottom, left:right] = sized[top - box[1] : bottom - box[1], left - box[0] : right - box[0]]
+    def paste(self, picture: Pixels, at: tuple[int, int]) -> None:
+        """Put ``picture`` with its upper left corner there, as far as it lies inside the image."""
+        high, wide = picture.shape[:2]
+        left, top, right, bottom = self._inside((*at, at[0] + wide, at[1] + high))
+        if left < right and top < bottom:
+            self.image[top:bottom, left:right] = picture[top - at[1] : bottom - at[1], left - at[0] : right - at[0]]
 
     def _inside(self, box: Box) -> Box:
-        left, top, right, bottom = box
-        return max(0, left), max(0, top), min(self.width, right), min(self.height, bottom)
+        left, right = (min(max(x, 0), self.width) for x in (box[0], box[2]))
+        top, bottom = (min(max(y, 0), self.height) for y in (box[1], box[3]))
+        return left, top, right, bottom
 
 
 def whole(box: Floats) -> Box:

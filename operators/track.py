@@ -96,9 +96,7 @@ class Track(KeyedOperator[Frame | Face, TrackedFace, TrackState]):
     def start(self, stream: str) -> TrackState:
         return TrackState()
 
-    def __call__(
-        self, state: TrackState, batch: Sequence[Frame | Face]
-    ) -> tuple[TrackState, Iterable[TrackedFace]]:
+    def __call__(self, state: TrackState, batch: Sequence[Frame | Face]) -> tuple[TrackState, Iterable[TrackedFace]]:
         """Faces of ``batch`` with their tracks, frame by frame; ``batch`` holds the frames as well."""
         faces: dict[int, list[Face]] = {}
         for face in batch:

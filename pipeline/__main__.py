@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from importlib.metadata import entry_points
 
-import click
 import typer
 
 from pipeline.commands.bench import bench
@@ -34,17 +33,16 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given
     try:
-        code = app([a for a in given if a != "--debug"], prog_name="omote", standalone_mode=False)
+        app([a for a in given if a != "--debug"], prog_name="omote")
+    except SystemExit as done:  # how typer ends, well or not
+        return done.code if isinstance(done.code, int) else 0
     except PipelineError as error:
         return _failed(str(error), error, 1, debug=debug)
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except KeyboardInterrupt:
         return 130
-    except Exception as error:  # noqa: BLE001  (the last place that can turn a traceback into a sentence)
+    except Exception as error:
         return _failed(f"unexpected {type(error).__name__}: {error} (--debug shows where)", error, 70, debug=debug)
-    return code if isinstance(code, int) else 0
+    return 0
 
 
 def _failed(sentence: str, error: Exception, code: int, *, debug: bool) -> int:

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from pipeline.compute import Compute
-from pipeline.edges import Sink
+from pipeline.edges import Sink, Source
 from pipeline.errors import GraphError
 from pipeline.operator import KeyedOperator, Operator
 from pipeline.packets import Chunk
@@ -70,8 +70,8 @@ class Graph:
     stages: dict[str, Stage]
     source: Part | None = None
     sinks: dict[str, Stage] = field(default_factory=dict)
-    policy: Policy = Policy()
-    compute: Compute = Compute()
+    policy: Policy = field(default_factory=Policy)
+    compute: Compute = field(default_factory=Compute)
     order: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -80,6 +80,11 @@ class Graph:
             raise GraphError(message)
         for name, stage in (*self.stages.items(), *self.sinks.items()):
             _check_names(name, stage, self.stages)
+            _check_arguments(name, stage)
+        _check_asides(self.stages)
+        _check_sinks(self.sinks, self.stages)
+        if self.source is not None:
+            _check_source(self.source)
         try:
             order = tuple(TopologicalSorter({n: s.after for n, s in self.stages.items()}).static_order())
         except CycleError as error:
@@ -138,25 +143,57 @@ def _check_names(name: str, stage: Stage, stages: Mapping[str, Stage]) -> None:
     if unknown := sorted(set(stage.after) - set(stages)):
         message = f"{name!r} comes after unknown {unknown}; the stages are {sorted(stages)}"
         raise GraphError(message)
-    if bad := sorted(_parameters_given(stage) - _parameters_taken(stage)):
-        message = f"{name!r}: {stage.use} takes no argument {bad}; it takes {sorted(_parameters_taken(stage))}"
+
+
+def _check_asides(stages: Mapping[str, Stage]) -> None:
+    for name, stage in stages.items():
+        for up in stage.after:
+            if stages[up].aside:
+                message = f"{name!r} comes after {up!r}, which runs aside; only sinks may"
+                raise GraphError(message)
+
+
+def _check_sinks(sinks: Mapping[str, Stage], stages: Mapping[str, Stage]) -> None:
+    for name, sink in sinks.items():
+        if name in stages:
+            message = f"{name!r} is a stage and a sink; give them different names"
+            raise GraphError(message)
+        if not sink.after:
+            message = f"{name!r} is a sink and needs `after:`; the stages are {sorted(stages)}"
+            raise GraphError(message)
+
+
+def _check_source(source: Part) -> None:
+    _check_arguments("source", source)
+    if Source not in find(source.use).__mro__:
+        message = f"'source': {source.use} is no Source; name one of pipeline.edges"
         raise GraphError(message)
-    if missing := sorted(_parameters_needed(stage) - _parameters_given(stage) - {"policy", "compute"}):
-        message = f"{name!r}: {stage.use} needs {missing}; give them under `with:`"
+
+
+def _check_arguments(name: str, part: Part) -> None:
+    """Whether the constructor takes what it is given; the same for every part inside of the arguments."""
+    parameters = inspect.signature(find(part.use)).parameters
+    if bad := sorted(set(part.args) - set(parameters)):
+        message = f"{name!r}: {part.use} takes no argument {bad}; it takes {sorted(parameters)}"
         raise GraphError(message)
+    needed = {key for key, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
+    if missing := sorted(needed - set(part.args) - {"policy", "compute"}):
+        message = f"{name!r}: {part.use} needs {missing}; give them under `with:`"
+        raise GraphError(message)
+    for inner in filter(_is_part, part.args.values()):
+        _check_arguments(name, _part(name, inner))
 
 
-def _parameters_given(stage: Part) -> set[str]:
-    return set(stage.args)
+def _is_part(value: Any) -> bool:
+    return isinstance(value, dict) and "use" in value
 
 
-def _parameters_taken(stage: Part) -> set[str]:
-    return set(inspect.signature(find(stage.use)).parameters)
-
-
-def _parameters_needed(stage: Part) -> set[str]:
-    parameters = inspect.signature(find(stage.use)).parameters
-    return {name for name, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
+def _part(name: str, spec: dict[str, Any]) -> Part:
+    try:
+        return Part(**spec)
+    except ValidationError as error:
+        message = f"{name!r}: {_first_mistake(error)}"
+        raise GraphError(message) from error
 
 
 def _fit(name: str, stage: Stage, given: Mapping[str, frozenset[type]]) -> frozenset[type]:
@@ -169,7 +206,9 @@ def _fit(name: str, stage: Stage, given: Mapping[str, frozenset[type]]) -> froze
     for up in stage.after:
         _must_take(up, given[up], name, taken)
     passes_through = packet_types(operator, shape, 1) == taken and _is_variable(operator, shape)
-    return given[stage.after[0]] if passes_through and stage.after else packet_types(operator, shape, 1)
+    if passes_through and stage.after:
+        return frozenset().union(*(given[up] for up in stage.after))
+    return packet_types(operator, shape, 1)
 
 
 def _must_take(up: str, given: frozenset[type], name: str, taken: frozenset[type]) -> None:
@@ -222,7 +261,7 @@ def build(spec: Any, given: Mapping[str, Any]) -> Any:
 
     ``given`` holds what the whole graph shares; a constructor that names one of them receives it.
     """
-    if not (isinstance(spec, dict) and "use" in spec):
+    if not _is_part(spec):
         return spec
     kind = find(spec["use"])
     shared = {key: value for key, value in given.items() if key in inspect.signature(kind).parameters}
@@ -240,6 +279,9 @@ def load(path: str | Path, values: Mapping[str, str] | None = None) -> Graph:
     """
     declared = _parse(Path(path))
     defaults = declared.get("vars") or {}
+    if not isinstance(defaults, dict):
+        message = f"{path}: `vars` must be a mapping of names to values"
+        raise GraphError(message)
     variables = {**defaults, **{k: v for k, v in os.environ.items() if k in defaults or k.isupper()}, **(values or {})}
     if stray := sorted(set(values or {}) - set(defaults)):
         message = f"{path} has no variable {stray}; its variables are {sorted(defaults)}"
@@ -247,9 +289,14 @@ def load(path: str | Path, values: Mapping[str, str] | None = None) -> Graph:
     try:
         declaration = Declaration(**_substitute(declared, variables, Path(path)))
     except (ValidationError, TypeError) as error:
-        raise GraphError(f"{path}: {_first_mistake(error)}") from error
+        message = f"{path}: {_first_mistake(error)}"
+        raise GraphError(message) from error
     return Graph(
-        declaration.stages, declaration.source, declaration.sinks, policy=declaration.policy, compute=declaration.compute
+        declaration.stages,
+        declaration.source,
+        declaration.sinks,
+        policy=declaration.policy,
+        compute=declaration.compute,
     )
 
 

@@ -9,7 +9,7 @@ asked for, this frame was no best shot), the field's type says so and its commen
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -379,11 +379,12 @@ class DrawnFrame(Packet):
 P = TypeVar("P")
 
 
-@lru_cache(maxsize=None)
-def _names(kind: type) -> tuple[str, ...]:
+@cache
+def _names(kind: Any) -> tuple[str, ...]:
     return tuple(f.name for f in fields(kind))
 
 
-def grow(packet: object, into: type[P], **new: Any) -> P:
+def grow(packet: Any, into: type[P], **new: Any) -> P:
     """``packet`` as the richer packet ``into``: its own fields and the ``new`` ones."""
-    return into(**{name: getattr(packet, name) for name in _names(type(packet))}, **new)
+    names = _names(type(packet))  # type: ignore[arg-type]  # mypy takes a class for unhashable
+    return into(**{name: getattr(packet, name) for name in names}, **new)

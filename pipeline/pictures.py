@@ -39,19 +39,23 @@ def overlaid(image: Pixels, relevance: Floats, against: bool = False) -> Pixels:
     What speaks for the decision is blue, what speaks against it orange; the stronger, the less of the
     picture shows. With ``against`` the whole map speaks against it.
     """
-    side = (image.shape[1], image.shape[0])
-    signed = cv2.resize(np.nan_to_num(relevance).clip(-1, 1), side, interpolation=cv2.INTER_LINEAR)[..., None]
+    signed = cv2.resize(np.nan_to_num(relevance).clip(-1, 1), image.shape[1::-1])[..., None]
     signed = -signed if against else signed
-    grey = np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2).astype(np.float32)
     colour = np.where(signed >= 0, np.array(FOR), np.array(AGAINST))
     weight = 0.85 * np.abs(signed)
-    return np.asarray((1 - weight) * (40 + 0.8 * grey) + weight * colour, np.uint8)
+    return np.asarray((1 - weight) * _grey(image) + weight * colour, np.uint8)
 
 
-def heat(values: Floats) -> Pixels:
-    """A map of (H, W) float32 in [0, 1] as (H, W, 3) uint8 RGB, in the cividis scale: dark blue 0, yellow 1."""
+def heat(values: Floats, image: Pixels) -> Pixels:
+    """A map of (H, W) float32 in [0, 1] over ``image`` of the same size, in the cividis scale: dark blue 0, yellow 1."""
     levels = (np.nan_to_num(values).clip(0, 1) * 255).astype(np.uint8)
-    return np.asarray(cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_CIVIDIS), cv2.COLOR_BGR2RGB), np.uint8)
+    colour = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_CIVIDIS), cv2.COLOR_BGR2RGB)
+    return np.asarray(0.3 * _grey(image) + 0.7 * colour, np.uint8)
+
+
+def _grey(image: Pixels) -> NDArray[np.float64]:
+    """Lightened, so that colour over it is seen."""
+    return 40 + 0.8 * np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.float64)[..., None]
 
 
 def data_uri(image: Pixels) -> str:

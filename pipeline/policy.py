@@ -41,7 +41,8 @@ class Policy(BaseModel):
             raise ValueError(message)
         if self.emotion and self.setting in {"workplace", "education"} and self.purpose not in {"medical", "safety"}:
             message = (
-                f"policy: emotion inference in the setting {self.setting!r} is refused for the purpose {self.purpose!r}; "
+                f"policy: emotion inference in the setting {self.setting!r} is refused for the purpose "
+                f"{self.purpose!r}; "
                 "it is lawful there for medical or safety purposes only (EU AI Act, Article 5(1)(f))"
             )
             raise ValueError(message)

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from dataclasses import fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
 from pipeline.edges import Sink, Source
-from pipeline.packets import Chunk, Codec, Face, Floats, Frame, Unit
+from pipeline.operator import Operator
+from pipeline.packets import (
+    EMOTIONS,
+    Chunk,
+    Codec,
+    Emotion,
+    Face,
+    Floats,
+    Frame,
+    Identity,
+    MaskState,
+    Packet,
+    Quality,
+    Unit,
+)
+
+AnyPacket = TypeVar("AnyPacket", bound=Packet)
+AnyFace = TypeVar("AnyFace", bound=Face)
 
 
 class MemorySource(Source):
@@ -48,6 +67,17 @@ class MemorySink(Sink[object]):
         """Memory needs no closing."""
 
 
+class Pause(Operator[AnyPacket, AnyPacket]):
+    """Gives what it is given, after up to ``seconds`` that differ from batch to batch: work of uneven length."""
+
+    def __init__(self, seconds: float = 0.01) -> None:
+        self._seconds = seconds
+
+    def __call__(self, batch: Sequence[AnyPacket]) -> list[AnyPacket]:
+        time.sleep(self._seconds * (batch[0].seq * 7 % 10) / 10 if batch else 0)
+        return list(batch)
+
+
 def raw_chunks(images: Sequence[np.ndarray[Any, Any]], stream: str = "camera", units: int = 4) -> list[Chunk]:
     """Pictures (H, W, 3) uint8 RGB as chunks of uncompressed video at 25 frames a second."""
     height, width = images[0].shape[:2]
@@ -80,3 +110,30 @@ def make_face(seq: int = 0, box: Sequence[float] = (100, 100, 200, 200), score: 
     crop = np.random.default_rng(7).integers(0, 256, (128, 128, 3), np.uint8)
     given: dict[str, Any] = {"crop": crop, **fields}
     return Face("camera", 0, seq, seq * 40_000_000, np.array(box, np.float32), score, landmarks, **given)
+
+
+def make_grown(kind: type[AnyFace], seq: int = 0, **given: Any) -> AnyFace:
+    """A face as rich as ``kind``: good, bare and unknown, but for what is ``given``.
+
+    ``pts_ns``, ``stream`` and ``epoch`` may be given as well; the other arguments are those of ``make_face``.
+    """
+    usual: dict[str, Any] = {
+        "track_id": "camera:0:1",
+        "quality": Quality(score=0.9, blur=0.1, yaw=0.0, size_px=100.0),
+        "predicted": False,
+        "chosen": True,
+        "mask_probability": 0.0,
+        "restoration": None,
+        "embedding": None,
+        "mask": MaskState("bare", 0.0),
+        "identity": Identity("unknown"),
+        "first_match": False,
+        "emotion_logits": None,
+        "emotion": Emotion("warming", "", np.full(len(EMOTIONS), 1 / len(EMOTIONS), np.float32), 1, 0),
+        "emotion_changed": False,
+    }
+    of_face = {name: given.pop(name) for name in ("box", "score", "crop") if name in given}
+    face = make_face(seq, **of_face)
+    known = {f.name: getattr(face, f.name) for f in fields(Face)}
+    own = {f.name: usual[f.name] for f in fields(kind) if f.name in usual}
+    return replace(kind(**known, **own), **given)

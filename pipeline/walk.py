@@ -107,9 +107,7 @@ class Walk:
         batch = [packet for up in self._graph.sinks[name].after for packet in journey.out[up]]
         await self._visit(name, batch, journey, before, own)
 
-    async def _visit(
-        self, name: str, batch: list[Any], journey: Journey, before: Passage, own: Passage
-    ) -> list[Any]:
+    async def _visit(self, name: str, batch: list[Any], journey: Journey, before: Passage, own: Passage) -> list[Any]:
         if name in self._ordered:
             await before.passed[name].wait()
         given = await self._timed(name, batch, journey) if batch else []

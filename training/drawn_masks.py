@@ -230,11 +230,11 @@ def _unbend(pose: _Pose, x: Floats, y: Floats) -> tuple[Floats, Floats]:
     level = y - np.float32(pose.drop) * np.clip((y - 60) / 32, 0, 1)
     middle = np.interp(level, TEMPLATE_112[[0, 2, 3], 1], pose.sway).astype(np.float32)
     edge = -EDGE_PARALLAX * pose.sway[1]
-    straight = x
+    straight = np.asarray(x, np.float32)
     for _ in range(4):
         outward = np.clip((straight - MIDDLE) / FACE_HALF_WIDTH, -1, 1) ** 2
         straight = np.asarray(x - middle * (1 - outward) - edge * outward, np.float32)
-    return straight, level
+    return straight, np.asarray(level, np.float32)
 
 
 def _on_cloth(cut: Kind, x: Floats, y: Floats) -> tuple[Floats, Floats]:
@@ -349,9 +349,11 @@ def _blend(image: Pixels, colour: Floats, alpha: Floats, scale: float, follow: f
 
 def _as_grey_as(image: Pixels, alpha: Floats, colour: Floats) -> Floats:
     """A camera that sees the skin without colour sees the mask so too."""
-    spread = _mean(np.asarray(np.ptp(image.astype(np.float32), axis=2), np.float32), alpha)
-    share = min(max((spread - 8) / 20, 0.0), 1.0)
-    return np.asarray(colour * share + colour.mean(axis=2, keepdims=True) * (1 - share), np.float32)
+    red, green, blue = cv2.split(image)
+    spread = cv2.subtract(cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue))
+    share = min(max((_mean(np.asarray(spread, np.float32), alpha) - 8) / 20, 0.0), 1.0)
+    grey = (colour @ np.full(3, 1 / 3, np.float32))[..., None]
+    return np.asarray(grey + (colour - grey) * np.float32(share), np.float32)
 
 
 def _mean(values: Floats, weights: Floats) -> float:

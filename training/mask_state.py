@@ -68,11 +68,15 @@ def train(net: MaskState, data: MaskedFaces, held_out: MaskedFaces, options: arg
 
 
 def calibrate(net: MaskState, data: MaskedFaces) -> None:
-    """Scales and shifts the last layer, so that the probability is right on people and masks that were not trained on.
+    """Makes the probability right on people and masks that were not trained on; changes the last layer."""
+    scale, shift = fit_calibration(predict(net, data.pixels), torch.from_numpy(data.masked).float())
+    with torch.no_grad():
+        net.head.weight.mul_(scale)
+        net.head.bias.mul_(scale).add_(shift)
 
-    Temperature scaling (Guo et al. 2017) with a bias beside it.
-    """
-    logits, truth = predict(net, data.pixels), torch.from_numpy(data.masked).float()
+
+def fit_calibration(logits: Tensor, truth: Tensor) -> tuple[float, float]:
+    """Scale and shift that give (N,) logits the least log loss: temperature scaling (Guo et al. 2017) and a bias."""
     scale, shift = torch.ones((), requires_grad=True), torch.zeros((), requires_grad=True)
     optimiser = LBFGS([scale, shift], max_iter=100)
 
@@ -83,9 +87,7 @@ def calibrate(net: MaskState, data: MaskedFaces) -> None:
         return value.item()
 
     optimiser.step(loss)  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        net.head.weight.mul_(scale)
-        net.head.bias.mul_(scale).add_(shift)
+    return scale.item(), shift.item()
 
 
 def predict(net: MaskState, pixels: Pixels) -> Tensor:
@@ -127,7 +129,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("training.mask_state", description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--data", type=Path, help="folder of the training data; else OMOTE_DATA")
     parser.add_argument("--out", type=Path, default=Path("out/mask_state"))
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=2, help="how often every face is drawn")
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--minutes", type=float, default=60, help="start no epoch after so many minutes of training")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
@@ -138,7 +141,8 @@ def _packed(options: argparse.Namespace, part: Part) -> MaskedFaces:
     """The crops of a part, drawn once and then kept in ``--out``."""
     path = options.out / f"{part}.npz"
     if not path.is_file():
-        crops = draw_faces(options.data or data_folder(), part, SEEDS[part])
+        rounds = options.rounds if part == "train" else 1
+        crops = draw_faces(options.data or data_folder(), part, rounds, SEEDS[part])
         made = pack(track(crops, description=f"drawing {part}"))
         np.savez(path, pixels=made.pixels, masked=made.masked, kinds=made.kinds)
     with np.load(path) as kept:

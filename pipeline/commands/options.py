@@ -13,9 +13,7 @@ from pipeline.errors import GraphError
 from pipeline.graph import Graph, load
 
 GraphFile = Annotated[Path, typer.Argument(help="The YAML file that declares the graph.", show_default=False)]
-Values = Annotated[
-    list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Values of the graph's variables.")
-]
+Values = Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Values of the graph's variables.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda; fails where cuda is asked for and is not there.")]
 Engine = Annotated[str, typer.Option(help="auto, onnx, openvino or torch.")]
 Threads = Annotated[int, typer.Option(min=0, help="Threads that call stages; 0 runs one stage after the other.")]

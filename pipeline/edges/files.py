@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import av
 import av.error
@@ -15,7 +15,7 @@ from av.video.stream import VideoStream
 from pipeline.edges import Sink, Source
 from pipeline.errors import SinkError, SourceError
 from pipeline.packets import Chunk, Codec, Explanation, Unit
-from pipeline.records import ExplanationRecord, FrameRecord, MatchRecord, TrackRecord
+from pipeline.records import ExplanationRecord, FrameRecord, MatchRecord, Record, TrackRecord
 
 STILLS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 MAX_PIXELS = 4096 * 2304  # above it a frame costs more memory than a window of frames may
@@ -115,7 +115,12 @@ class ImageFolder(Source):
 class JsonLines(Sink[FrameRecord | TrackRecord | MatchRecord | Explanation]):
     """Records as one JSON object a line; those of other kinds than ``kinds`` are left to other sinks."""
 
-    KINDS = {"frame": FrameRecord, "track": TrackRecord, "match": MatchRecord, "explanation": Explanation}
+    KINDS: ClassVar[dict[str, type[Any]]] = {
+        "frame": FrameRecord,
+        "track": TrackRecord,
+        "match": MatchRecord,
+        "explanation": Explanation,
+    }
 
     def __init__(self, path: str, kinds: Sequence[str] = tuple(KINDS)) -> None:
         """Create or overwrite the file.
@@ -129,7 +134,7 @@ class JsonLines(Sink[FrameRecord | TrackRecord | MatchRecord | Explanation]):
         self._path, self._taken = path, tuple(self.KINDS[kind] for kind in kinds)
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            self._file = Path(path).open("w", encoding="utf-8")
+            self._file = Path(path).open("w", encoding="utf-8")  # noqa: SIM115  (`close` closes it)
         except OSError as error:
             raise _unwritable(path, error) from error
 
@@ -152,8 +157,8 @@ class JsonLines(Sink[FrameRecord | TrackRecord | MatchRecord | Explanation]):
             raise _unwritable(self._path, error) from error
 
 
-def _json(packet: FrameRecord | TrackRecord | MatchRecord | Explanation) -> str:
-    record = ExplanationRecord.of(packet) if isinstance(packet, Explanation) else packet
+def _json(packet: Any) -> str:
+    record: Record = ExplanationRecord.of(packet) if isinstance(packet, Explanation) else packet
     return record.model_dump_json()
 
 

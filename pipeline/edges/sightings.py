@@ -58,6 +58,11 @@ class Timeline:
             self.felt[at] += 1
             self.probabilities[at] += face.emotion.probabilities
 
+    @property
+    def has_emotion(self) -> bool:
+        """Whether an emotion was read at all."""
+        return bool(self.felt.any())
+
     def _coarsen(self) -> None:
         self.bin_ns *= 2
         for values in (self.seen, self.masked, self.felt, self.probabilities):

@@ -102,7 +102,9 @@ class AnnotatedVideo(Sink[DrawnFrame]):
 
     def _open(self, first: Pixels) -> tuple[OutputContainer, VideoStream]:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        container = av.open(str(self._path), "w", format="mp4", options={"movflags": "hybrid_fragmented"})
+        container = av.open(
+            str(self._path), "w", format="mp4", options={"movflags": "hybrid_fragmented", "flush_packets": "1"}
+        )
         stream = container.add_stream("libx264", rate=NOMINAL_FPS, options=self._options)
         stream.height, stream.width = (max(2, side - side % 2) for side in first.shape[:2])
         stream.pix_fmt = "yuv420p"

@@ -1,0 +1,86 @@
+"""What several tests need: the packaged weights and clips, the training data, one thread, and operators of their own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import av
+import numpy as np
+import pytest
+import torch
+
+import pipeline.testing
+from operators import weights
+from pipeline.errors import WeightsError
+
+NETS = ("retinaface", "mobilefacenet", "expression")
+Picture = np.ndarray
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Torch takes one core, so that the figures of a test do not depend on the machine."""
+    torch.set_num_threads(1)
+
+
+def missing(what: str) -> NoReturn:
+    """Skip; where everything must be there (``OMOTE_REQUIRE_ALL``), fail."""
+    (pytest.fail if os.environ.get("OMOTE_REQUIRE_ALL") else pytest.skip)(what)
+
+
+@pytest.fixture(scope="session")
+def weights_ready() -> None:
+    """The packaged weights are in the cache; else the test is skipped with the reason."""
+    try:
+        for name in NETS:
+            weights.path(name)
+    except WeightsError as error:
+        missing(str(error))
+
+
+@pytest.fixture(scope="session")
+def clip() -> Callable[[str], Path]:
+    """``clip("langer")`` is the packaged clip of that name."""
+
+    def find(name: str) -> Path:
+        try:
+            return weights.path(name)
+        except WeightsError as error:
+            missing(str(error))
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of training data, ``OMOTE_DATA``."""
+    folder = os.environ.get("OMOTE_DATA")
+    if not folder or not Path(folder).is_dir():
+        missing("OMOTE_DATA names no folder")
+    return Path(folder)
+
+
+@pytest.fixture
+def named(monkeypatch: pytest.MonkeyPatch) -> Callable[[type], str]:
+    """``named(kind)`` is a path by which a graph can name a class that a test has declared."""
+
+    def name(kind: type) -> str:
+        monkeypatch.setattr(pipeline.testing, kind.__name__, kind, raising=False)
+        return f"pipeline.testing:{kind.__name__}"
+
+    return name
+
+
+@pytest.fixture(scope="session")
+def face_frames(clip: Callable[[str], Path]) -> list[Picture]:
+    """Eight frames (360, 640, 3) uint8 RGB of a man who looks into the camera."""
+
+    def pictures() -> Iterator[Picture]:
+        with av.open(str(clip("single_face"))) as container:
+            for frame in container.decode(video=0):
+                yield frame.to_ndarray(format="rgb24")
+
+    return [picture for number, picture in enumerate(pictures()) if number % 8 == 0][:8]
