@@ -25,7 +25,7 @@ $(VENV)/.developing: $(VENV)/.installed
 
 demo: setup  ## Run the whole pipeline on a composed video; pictures and report in out/demo
 	@$(BIN)/omote models pull
-	@$(BIN)/python -m deploy.demo.compose --out $(CLIPS)
+	@$(BIN)/python -m deploy.demo.compose $(CLIPS)
 	@$(BIN)/omote enrol deploy/graphs/file.yaml $(CLIPS)/enrol --into $(CLIPS)/gallery.npz --keep-photos
 	@$(BIN)/omote run deploy/graphs/file.yaml input=$(CLIPS)/demo.mp4 gallery=$(CLIPS)/gallery.npz out=$(OUT)
 

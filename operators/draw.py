@@ -165,12 +165,17 @@ def _draw_faces(pen: Pen, faces: Sequence[FeltFace], tracks: Mapping[str, TrackM
             taken.append(_draw_estimate(pen, memory.box, memory.restoration, taken))
 
 
+def _one_line(text: str) -> str:
+    """Names come from outside: without line breaks, and never empty."""
+    return " ".join(text.split()) or "?"
+
+
 def _headline(face: FeltFace) -> tuple[str, str]:
     """Who it is, and how near to the gallery, as they stand on the plate."""
     identity = face.identity
     if identity.decision == "low_quality":
         return next((REASONS[reason] for reason in face.quality.reasons if reason in REASONS), WORDS["low_quality"]), ""
-    name = identity.subject_id[:NAME_LENGTH]
+    name = _one_line(identity.subject_id)[:NAME_LENGTH]
     said = {"known": name, "ambiguous": f"ambiguous: {name}?"}.get(identity.decision) or WORDS[identity.decision]
     return said, f"{identity.score:.2f}" if identity.decision in {"known", "unknown", "ambiguous"} else ""
 
@@ -292,7 +297,12 @@ def _draw_header(pen: Pen, frame: Frame, faces: int, hides: bool) -> None:
     x = pen.text((pen.px(12), base), "omote", 15, PAPER, 700) + gap
     seconds = frame.pts_ns / 1e9
     clock = f"{int(seconds // 60):02d}:{seconds % 60:06.3f}"
-    for words in (frame.stream[-40:], clock, f"frame {frame.seq}", f"{faces} face{'' if faces == 1 else 's'}"):
+    for words in (
+        _one_line(frame.stream)[-40:],
+        clock,
+        f"frame {frame.seq}",
+        f"{faces} face{'' if faces == 1 else 's'}",
+    ):
         x = pen.text((x, base), words, 14, DIM) + gap
     if hides:
         note = "not enrolled: blurred"

@@ -15,7 +15,7 @@ from pipeline.packets import EncodedFace, Floats, IdentifiedFace, Pixels, grow
 from pipeline.policy import Policy
 
 SIDE = expression.SIDE
-TEMPERATURE = 2.0  # `python -m training.emotion_temperature` finds it
+TEMPERATURE = 3.5  # `python -m training.emotion_temperature` finds it
 
 
 class Encode(Operator[IdentifiedFace, EncodedFace]):
@@ -48,7 +48,7 @@ class Encode(Operator[IdentifiedFace, EncodedFace]):
     def _logits(self, crops: Sequence[Pixels]) -> Sequence[Floats]:
         if not crops:
             return []
-        (raw,) = self._net(np.stack([expression_input(crop) for crop in crops]))
+        raw, _ = self._net(np.stack([expression_input(crop) for crop in crops]))
         return list(np.asarray(raw / self._temperature, np.float32))
 
 

@@ -8,6 +8,7 @@ import os
 import warnings
 from pathlib import Path
 from typing import Any, Literal, Protocol
+from uuid import uuid4
 
 import numpy as np
 import onnxruntime
@@ -34,7 +35,7 @@ def engine(net: nn.Module, example: tuple[NDArray[np.uint8], ...], compute: Comp
 
     Args:
         net: Has ``forward_images``: (N, H, W, 3) uint8 tensors to a tuple of float tensors; where its
-            ``any_size`` is true, H and W may vary from call to call. It is not changed.
+            ``any_size`` is true, H and W may vary from call to call. It stays on its device.
         example: One array for each of its arguments, of the shape that will be given; N may vary.
         compute: Device, engine and threads.
         name: How the exported graph is called in the cache.
@@ -43,8 +44,12 @@ def engine(net: nn.Module, example: tuple[NDArray[np.uint8], ...], compute: Comp
         DeviceError: The device or the engine is not there.
         WeightsError: The exported graph cannot be stored.
     """
+    made = _made(_Entry(net).eval(), example, compute, name)
+    return made if compute.tape is None else compute.tape.recording(name, made)
+
+
+def _made(entry: _Entry, example: tuple[NDArray[np.uint8], ...], compute: Compute, name: str) -> Engine:
     device, kind = resolve(compute)
-    entry = _Entry(net).eval()
     if kind == "torch":
         return _on_cuda(entry) if device == "cuda" else _on_torch(entry, compute.threads)
     exported = _exported(entry, example, name)
@@ -157,7 +162,7 @@ def _exported(entry: _Entry, example: tuple[NDArray[np.uint8], ...], name: str) 
     if not path.exists():
         with storing(f"the exported net {name}"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(f".{os.getpid()}.part")
+            part = path.with_suffix(f".{uuid4().hex}.part")
             _export(entry, example, part)
             part.replace(path)
     return path

@@ -47,7 +47,7 @@ def overlaid(image: Pixels, relevance: Floats, against: bool = False) -> Pixels:
 
 
 def heat(values: Floats, image: Pixels) -> Pixels:
-    """A map of (H, W) float32 in [0, 1] over ``image`` of the same size, in the cividis scale: dark blue 0, yellow 1."""
+    """A map of (H, W) float32 in [0, 1] over ``image`` of its size, in the cividis scale: dark blue 0, yellow 1."""
     levels = (np.nan_to_num(values).clip(0, 1) * 255).astype(np.uint8)
     colour = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_CIVIDIS), cv2.COLOR_BGR2RGB)
     return np.asarray(0.3 * _grey(image) + 0.7 * colour, np.uint8)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.errors import SinkError, StageError
+from pipeline.errors import PipelineError
 from pipeline.graph import Graph
 from pipeline.packets import Chunk, Frame
 from pipeline.records import FrameRecord
@@ -35,7 +36,7 @@ class Journey:
     out: dict[str, list[Any]] = field(default_factory=dict)
     frames: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
-    error: StageError | SinkError | None = None
+    error: PipelineError | None = None
     finished: float = 0.0
 
 
@@ -52,6 +53,7 @@ class Walk:
     Journeys overlap. Stages that keep state, and sinks, meet them in the order in which they set out;
     stages without state meet them as they come. Stages marked ``aside`` are not waited for: they run
     one by one, newest work is dropped when more than ``patience`` batches wait, and drops are counted.
+    A sink takes one batch at a time, whichever stage it comes from.
 
     Attributes:
         busy: What is being computed now, newest last.
@@ -62,7 +64,12 @@ class Walk:
         self._graph, self._call, self._patience = graph, call, patience
         self._ordered = {name for name in graph.order if graph.keyed(name)} | set(graph.sinks)
         self._last = self._passage(done=True)
-        self._asides: dict[str, asyncio.Task[None]] = {}
+        asides = [name for name, stage in graph if stage.aside]
+        self._doors = {
+            name: asyncio.Lock() for name in (*asides, *graph.sinks)
+        }  # one at a time, first come first served
+        self._asides: set[asyncio.Task[None]] = set()
+        self._failed: PipelineError | None = None
         self._waiting: dict[str, int] = {}
         self.busy: list[str] = []
         self.dropped: dict[str, int] = {}
@@ -74,8 +81,14 @@ class Walk:
         return asyncio.create_task(self._travel(Journey(chunk, time.perf_counter()), before, own))
 
     async def settle(self) -> None:
-        """Wait for what runs aside."""
-        await asyncio.gather(*self._asides.values())
+        """Wait for what runs aside.
+
+        Raises:
+            PipelineError: The first that failed aside.
+        """
+        await asyncio.gather(*self._asides)
+        if self._failed is not None:
+            raise self._failed
 
     def _passage(self, *, done: bool = False) -> Passage:
         passed = {name: asyncio.Event() for name in self._ordered}
@@ -95,13 +108,19 @@ class Walk:
                 out[name] = _stamp(await self._visit(name, batch, journey, before, own), journey)
                 journey.frames = journey.frames or sum(isinstance(packet, Frame) for packet in out[name])
             await asyncio.gather(*(self._deliver(name, journey, before, own) for name in self._graph.sinks))
-        except (StageError, SinkError) as error:
+        except PipelineError as error:
             journey.error = error
         finally:
-            for event in own.passed.values():
-                event.set()
+            await self._clear(before, own)
         journey.finished = time.perf_counter()
         return journey
+
+    async def _clear(self, before: Passage, own: Passage) -> None:
+        """Let the next journey pass where this one never came, but not past the one before."""
+        for name, event in own.passed.items():
+            if not event.is_set():
+                await before.passed[name].wait()
+                event.set()
 
     async def _deliver(self, name: str, journey: Journey, before: Passage, own: Passage) -> None:
         batch = [packet for up in self._graph.sinks[name].after for packet in journey.out[up]]
@@ -119,7 +138,8 @@ class Walk:
         self.busy.append(name)
         since = time.perf_counter()
         try:
-            return await self._call(name, journey.chunk.stream, batch)
+            async with self._doors.get(name) or nullcontext():
+                return await self._call(name, journey.chunk.stream, batch)
         finally:
             self.busy.remove(name)
             journey.seconds[name] = time.perf_counter() - since
@@ -131,16 +151,19 @@ class Walk:
             self.dropped[name] = self.dropped.get(name, 0) + 1
             return
         self._waiting[name] = self._waiting.get(name, 0) + 1
-        self._asides[name] = asyncio.create_task(self._run_aside(name, stream, batch, self._asides.get(name)))
+        task = asyncio.create_task(self._run_aside(name, stream, batch))
+        self._asides.add(task)
+        task.add_done_callback(self._asides.discard)
 
-    async def _run_aside(self, name: str, stream: str, batch: list[Any], before: asyncio.Task[None] | None) -> None:
-        if before is not None:
-            await before
+    async def _run_aside(self, name: str, stream: str, batch: list[Any]) -> None:
         try:
-            given = await self._call(name, stream, batch)
-            for sink, stage in self._graph.sinks.items():
-                if given and name in stage.after:
-                    await self._call(sink, stream, given)
+            async with self._doors[name]:
+                given = await self._call(name, stream, batch)
+                for sink in [sink for sink, stage in self._graph.sinks.items() if given and name in stage.after]:
+                    async with self._doors[sink]:
+                        await self._call(sink, stream, given)
+        except PipelineError as error:
+            self._failed = self._failed or error
         finally:
             self._waiting[name] -= 1
 

@@ -62,7 +62,7 @@ def fitted(sets: list[tuple[Tensor, Tensor]]) -> float:
         return loss
 
     optimiser.step(closure)  # type: ignore[no-untyped-call]
-    return float(exponent.exp())
+    return float(exponent.exp().detach())
 
 
 def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:

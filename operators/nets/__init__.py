@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
+from uuid import uuid4
 
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -60,7 +60,7 @@ def packaged(net: Net, name: str, convert: Callable[[Net, Path], Mapping[str, Te
         tensors = {key: tensor.contiguous() for key, tensor in convert(net, source).items()}
         with weights.storing(f"the weights of {name}"):
             converted.parent.mkdir(parents=True, exist_ok=True)
-            part = converted.with_suffix(f".{os.getpid()}.part")
+            part = converted.with_suffix(f".{uuid4().hex}.part")
             part.write_bytes(save(tensors))
             part.replace(converted)
     net.load_state_dict(load_file(converted), strict=True)

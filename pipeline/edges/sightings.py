@@ -158,7 +158,7 @@ class Sighting:
             happened.append(f"known as {face.identity.subject_id}")
         if face.emotion_changed and face.emotion.label:
             happened.append(f"shows {face.emotion.label}")
-        if face.mask.label != self._mask and face.mask.label != "unsure":
+        if face.mask.label not in {self._mask, "unsure"}:
             happened.append("mask on" if face.mask.label == "masked" else "mask off")
         if face.mask.label != "unsure":
             self._mask = face.mask.label

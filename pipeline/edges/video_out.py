@@ -92,7 +92,7 @@ class AnnotatedVideo(Sink[DrawnFrame]):
         self._container.mux(self._stream.encode(picture))
 
     def _tick(self, pts_ns: int) -> int:
-        """The frame's time in the file: its own, shifted by a frame's length past the last where it would not follow."""
+        """The frame's time in the file: its own, or a frame's length past the last where time would run backwards."""
         tick = pts_ns * CLOCK // 1_000_000_000 + self._offset
         if tick <= self._last:
             self._offset += self._last + CLOCK // NOMINAL_FPS - tick

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
-from pipeline.errors import SourceError
+from pipeline.errors import SinkError, SourceError
 from pipeline.gallery.protocol import Candidates, Template
 from pipeline.packets import Candidate, Floats, Pixels
 
@@ -65,17 +66,26 @@ class MemoryGallery:
         return max(kept, key=lambda t: t.quality).photo if kept else None
 
     def save(self, path: str | Path) -> None:
-        """Write the gallery to one ``.npz`` file."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(
-            path,
-            subjects=np.array([t.subject_id for t in self._templates], np.str_),
-            vectors=self._matrix,
-            qualities=np.array([t.quality for t in self._templates], np.float32),
-            masked=np.array([t.masked for t in self._templates], np.bool_),
-            kept=np.array([t.photo is not None for t in self._templates], np.bool_),
-            photos=np.array([t.photo for t in self._templates if t.photo is not None], np.uint8),
-        )
+        """Write the gallery to one file, in numpy's ``.npz`` format.
+
+        Raises:
+            SinkError: The file cannot be written.
+        """
+        columns = {
+            "subjects": np.array([t.subject_id for t in self._templates], np.str_),
+            "vectors": self._matrix,
+            "qualities": np.array([t.quality for t in self._templates], np.float32),
+            "masked": np.array([t.masked for t in self._templates], np.bool_),
+            "kept": np.array([t.photo is not None for t in self._templates], np.bool_),
+            "photos": np.array([t.photo for t in self._templates if t.photo is not None], np.uint8),
+        }
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            with Path(path).open("wb") as file:
+                np.savez_compressed(file, allow_pickle=False, **columns)
+        except OSError as error:
+            message = f"cannot write the gallery {path}: {error.strerror}; free some space or choose another folder"
+            raise SinkError(message) from error
 
     def _best(self, row: Floats) -> tuple[Candidate, ...]:
         best: dict[str, float] = {}
@@ -97,9 +107,10 @@ def _check(template: Template) -> None:
 
 def _read(path: Path) -> list[Template]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            stored = {key: file[key] for key in ("subjects", "vectors", "qualities", "masked", "kept", "photos")}
-    except (OSError, ValueError, KeyError) as error:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            stored = {key: archive[key] for key in ("subjects", "vectors", "qualities", "masked", "kept", "photos")}
+    except (OSError, EOFError, ValueError, LookupError, BadZipFile) as error:
         message = f"{path} is not a gallery that omote saved: {error}; enrol again with `omote enrol`"
         raise SourceError(message) from error
     photos = iter(stored["photos"])

@@ -11,7 +11,7 @@ from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 from pipeline.edges import Source
-from pipeline.errors import GraphError
+from pipeline.errors import GraphError, SourceError
 from pipeline.graph import Graph
 from pipeline.packets import Chunk
 from pipeline.runners.worker import Worker
@@ -102,18 +102,24 @@ def _inline(workers: dict[str, Worker]) -> Callable[..., Awaitable[list[Any]]]:
 async def _drive(walk: Walk, source: Source, window: int, on_journey: OnJourney) -> None:
     under_way: deque[asyncio.Task[Journey]] = deque()
     with _interruptible() as stopped:
-        chunks = iter(source)
-        while not stopped.is_set() and (chunk := await asyncio.to_thread(_next, chunks)) is not None:
-            under_way.append(walk.start(chunk))
+        chunks, read = iter(source), None
+        while not stopped.is_set() and isinstance(read := await asyncio.to_thread(_next, chunks), Chunk):
+            under_way.append(walk.start(read))
             if len(under_way) >= window:
                 _arrive(await under_way.popleft(), walk, source, on_journey)
         while under_way:
             _arrive(await under_way.popleft(), walk, source, on_journey)
         await walk.settle()
+    if isinstance(read, SourceError):
+        raise read
 
 
-def _next(chunks: Iterator[Chunk]) -> Chunk | None:
-    return next(chunks, None)
+def _next(chunks: Iterator[Chunk]) -> Chunk | SourceError | None:
+    """The next chunk, or what broke the source: what was read before is finished first."""
+    try:
+        return next(chunks, None)
+    except SourceError as error:
+        return error
 
 
 def _arrive(journey: Journey, walk: Walk, source: Source, on_journey: OnJourney) -> None:

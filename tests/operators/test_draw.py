@@ -181,6 +181,12 @@ def test_any_size_of_picture_and_any_place_of_a_box_is_drawn(size: tuple[int, in
         assert drawn.image.shape == (*size, 3)
 
 
+def test_a_name_with_line_breaks_or_without_letters_does_no_harm() -> None:
+    for name in ("a\nb", "", "面" * 90):
+        (drawn,) = draw([frame(0), face(0, identity=Identity("known", name, 0.6, 0.4))])
+        assert drawn.image.shape == (360, 480, 3)
+
+
 def test_a_box_that_is_not_a_number_does_no_harm() -> None:
     (drawn,) = draw([frame(0), face(0, box=np.full(4, np.nan, np.float32))], HIDDEN)
     assert drawn.image.shape == (360, 480, 3)
