@@ -13,6 +13,7 @@ TEMPLATE_112 = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float32
 )
 TEMPLATE = TEMPLATE_112 + CROP_MARGIN
+PLANE = np.array([1, 1j])
 
 
 def similarity(source: Floats, target: Floats) -> Floats:
@@ -21,13 +22,13 @@ def similarity(source: Floats, target: Floats) -> Floats:
     Returns:
         (2, 3) float32. Least squares in closed form (Umeyama 1991, in the plane, without reflection).
     """
-    a, b = source - source.mean(0), target - target.mean(0)
-    scale = max(float((a**2).sum()), 1e-12)
-    cos = float((a * b).sum()) / scale
-    sin = float((a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum()) / scale
-    turn = np.array([[cos, -sin], [sin, cos]])
-    shift = target.mean(0) - turn @ source.mean(0)
-    return np.column_stack([turn, shift]).astype(np.float32)
+    # As complex numbers a similarity is `turn * z + shift`, and `turn` is the slope of a regression line.
+    z, w = source @ PLANE, target @ PLANE
+    n, middle, aim = len(z), z.sum(), w.sum()
+    spread = n * np.vdot(z, z).real - abs(middle) ** 2
+    turn = (n * np.vdot(z, w) - middle.conjugate() * aim) / max(spread, 1e-9)
+    shift = (aim - turn * middle) / n
+    return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]], np.float32)
 
 
 def align(image: Pixels, landmarks: Floats) -> Pixels:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -23,7 +24,7 @@ _SEGMENT = 8  # quadrature points on one piece of the path
 _LEAST = 1e-6  # keeps a ratio finite where a score gains nothing
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Segment:
     """The integral over the piece of the path from ``start`` to ``end``, both in [0, 1]."""
 
@@ -34,7 +35,7 @@ class _Segment:
 
 
 def integrated_gradients(
-    score: Score, picture: Tensor, baseline: Tensor, steps: int = 64, max_steps: int = 256, tolerance: float = 0.05
+    score: Score, picture: Tensor, baseline: Tensor, steps: int = 64, max_steps: int = 224, tolerance: float = 0.05
 ) -> Tensor:
     """Integrated Gradients (Sundararajan et al. 2017), by adaptive Gauss-Legendre quadrature.
 
@@ -55,13 +56,16 @@ def integrated_gradients(
     """
     pieces = max(1, steps // _SEGMENT)
     ends = [n / pieces for n in range(pieces + 1)]
-    segments = [_integrate(score, picture, baseline, a, b) for a, b in zip(ends, ends[1:], strict=False)]
+    segments = [_integrate(score, picture, baseline, a, b) for a, b in pairwise(ends)]
     gained = gain(score, picture, baseline)
-    while abs(sum(s.error for s in segments)) > tolerance * abs(gained) and (len(segments) + 2) * _SEGMENT <= max_steps:
+    for _ in range((max_steps - pieces * _SEGMENT) // (2 * _SEGMENT)):
+        if abs(sum(s.error for s in segments)) <= tolerance * abs(gained):
+            break
         worst = max(segments, key=lambda s: abs(s.error))
+        segments.remove(worst)
         middle = (worst.start + worst.end) / 2
-        halves = [(worst.start, middle), (middle, worst.end)]
-        segments = [s for s in segments if s is not worst] + [_integrate(score, picture, baseline, *h) for h in halves]
+        segments.append(_integrate(score, picture, baseline, worst.start, middle))
+        segments.append(_integrate(score, picture, baseline, middle, worst.end))
     return torch.stack([segment.attributions for segment in segments]).sum(0)
 
 
@@ -76,6 +80,22 @@ def gain(score: Score, picture: Tensor, baseline: Tensor) -> float:
     with torch.no_grad():
         above, below = score(torch.cat([picture, baseline]))
     return float(above) - float(below)
+
+
+def log_odds(logits: Tensor, target: int) -> Tensor:
+    """How far one class is ahead of all others together: the logit of its softmax probability.
+
+    A class's own output says little, for it may rise while others rise more.
+
+    Args:
+        logits: (N, K).
+        target: Which of the K.
+
+    Returns:
+        (N,) ``z_target - log sum exp z_other``.
+    """
+    itself = torch.arange(logits.shape[1], device=logits.device) == target
+    return logits[:, target] - logits.masked_fill(itself, -torch.inf).logsumexp(1)
 
 
 def completeness_error(attributed: float, gained: float) -> float:
@@ -100,8 +120,8 @@ def cosine_contributions(head: Callable[[Tensor], Tensor], last_map: Tensor, dir
     height, width = last_map.shape[-2:]
     places = torch.eye(height * width, device=last_map.device).view(-1, 1, height, width)
     with torch.no_grad():
-        nowhere, everywhere = head(torch.cat([torch.zeros_like(last_map), last_map])) @ direction
         length = head(last_map).norm()
+        nowhere = head(torch.zeros_like(last_map)) @ direction
         parts = (head(places * last_map) @ direction - nowhere) / length
     return parts.view(height, width).cpu().numpy(), float(nowhere / length)
 
@@ -120,6 +140,50 @@ def similar_and_dissimilar(contributions: Floats, constant: float, threshold: fl
     return np.maximum(excess, 0), np.maximum(-excess, 0)
 
 
-def enlarge(coarse: Floats, side: int) -> Floats:
-    """A (h, w) map that is at least 0 as a smooth (side, side) one in [0, 1]'s direction: not below 0."""
-    return np.maximum(cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC), 0).astype(np.float32)
+def enlarged(coarse: Floats, side: int) -> Floats:
+    """A (h, w) float32 map of nothing negative as a smooth (side, side) one of nothing negative."""
+    smooth = cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(np.maximum(smooth, 0), np.float32)
+
+
+def most_relevant(relevance: Floats, share: float) -> Region:
+    """The ``share`` of the pixels with the highest relevance (H, W); of equals, those that are read first."""
+    order = np.argsort(-relevance, axis=None, kind="stable")
+    region = np.zeros(relevance.size, np.bool_)
+    region[order[: round(share * relevance.size)]] = True
+    return region.reshape(relevance.shape)
+
+
+def shifted(region: Region, count: int, seed: int = 0) -> Region:
+    """``count`` copies (count, H, W) of a region, each moved at random, over the edge and in again.
+
+    They have its size and its shape, so that a comparison with them asks about its place alone.
+    """
+    moves = np.random.default_rng(seed).integers(0, region.shape, (count, 2))
+    return np.stack([np.roll(region, tuple(move), (0, 1)) for move in moves])
+
+
+def share_lost(score: Score, picture: Tensor, baseline: Tensor, regions: Region) -> Floats:
+    """Deletion test (Petsiuk et al. 2018): the share of its gain that a score loses with each region.
+
+    Args:
+        score: What is tested.
+        picture: (1, 3, H, W) float32.
+        baseline: The same shape; its pixels stand in for the deleted ones.
+        regions: (N, H, W) bool.
+
+    Returns:
+        (N,) float32: 0 where nothing is lost, 1 where the score falls to that of ``baseline``; NaN
+        where the picture scores no higher than that, so that there is nothing to lose.
+    """
+    deleted = torch.where(torch.from_numpy(regions).to(picture.device)[:, None], baseline, picture)
+    with torch.no_grad():
+        whole, nothing, *rest = score(torch.cat([picture, baseline, deleted])).tolist()
+    gained = whole - nothing if whole > nothing else np.nan
+    return np.asarray([(whole - each) / gained for each in rest], np.float32)
+
+
+def mass_within(relevance: Floats, region: Region) -> float:
+    """Share of the relevance, whatever its sign, that lies in the region."""
+    mass = np.abs(relevance)
+    return float(mass[region].sum() / max(float(mass.sum()), _LEAST))

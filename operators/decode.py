@@ -113,17 +113,21 @@ class Decode(KeyedOperator[Chunk, Frame, DecodeState]):
     def _still(self, unit: Unit) -> list[tuple[Pixels, int | None]] | None:
         if not unit.data:
             return None
-        image = cv2.imdecode(np.frombuffer(unit.data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        try:
+            image = cv2.imdecode(np.frombuffer(unit.data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        except cv2.error:  # a header that claims more pixels than OpenCV would ever read
+            return None
         if image is None:
             return None
         self._check_size(image.shape[1], image.shape[0])
         return [(np.asarray(image, np.uint8), unit.pts_ns)]
 
     def _moving(self, chunk: Chunk, unit: Unit) -> list[tuple[Pixels, int | None]] | None:
-        if unit.damaged:
+        if unit.damaged or not unit.data:
             return None
         packet = av.Packet(unit.data)
         packet.pts, packet.dts, packet.time_base = unit.pts_ns, unit.dts_ns, NANOSECOND
+        packet.is_keyframe = unit.keyframe  # without it FFmpeg takes a PNG for a difference to the one before
         return self._pictures(chunk, packet)
 
     def _rest(self, chunk: Chunk) -> list[tuple[Pixels, int | None]]:
@@ -135,7 +139,7 @@ class Decode(KeyedOperator[Chunk, Frame, DecodeState]):
     def _pictures(self, chunk: Chunk, packet: av.Packet[Any] | None) -> list[tuple[Pixels, int | None]] | None:
         try:
             decoded = self._decoder(chunk).decode(packet)
-        except (av.error.InvalidDataError, av.error.EOFError):
+        except av.error.FFmpegError:
             return None
         whole = [frame for frame in decoded if not frame.is_corrupt]
         if decoded and not whole:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import groupby
 
 import cv2
@@ -50,6 +51,7 @@ class Detect(Operator[Frame, Face]):
         self._size, self._min_score, self._overlap = size, min_score, overlap
         self._every, self._batch = every, batch
         example = np.zeros((1, 384, 640, 3), np.uint8)
+        self._priors = lru_cache(maxsize=8)(retinaface.priors)
         self._net = engine(retinaface.load(), (example,), compute, "retinaface")
 
     def __call__(self, batch: Sequence[Frame]) -> Iterable[Face]:
@@ -64,7 +66,7 @@ class Detect(Operator[Frame, Face]):
         shrunk = [shrink(frame.image, self._size) for frame in frames]
         scale = shrunk[0].scale
         offsets, scores, points = self._net(np.stack([each.image for each in shrunk]))
-        anchors = retinaface.priors(*shrunk[0].image.shape[:2])
+        anchors = self._priors(*shrunk[0].image.shape[:2])
         for n, frame in enumerate(frames):
             likely = np.flatnonzero(scores[n] >= self._min_score)
             boxes = retinaface.decode_boxes(anchors[likely], offsets[n, likely])

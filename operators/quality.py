@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
-import numpy as np
 
-from operators.align import TEMPLATE, similarity
 from pipeline.packets import Face, Floats, Pixels, Quality
 
 NOSE_DEPTH = 0.6  # how far the nose tip stands out, in distances between the eyes
@@ -50,10 +49,10 @@ def blurred(crop: Pixels) -> float:
 
 def turned(landmarks: Floats) -> float:
     """Degrees that the head is turned, from the place of the nose tip between the eyes, (5, 2) landmarks."""
-    upright = (similarity(landmarks, TEMPLATE) @ np.column_stack([landmarks, np.ones(5)]).T).T
-    between = (upright[0] + upright[1]) / 2
-    distance = max(float(np.linalg.norm(upright[1] - upright[0])), 1e-3)
-    return float(np.degrees(np.arctan((upright[2, 0] - between[0]) / (NOSE_DEPTH * distance))))
+    (ax, ay), (bx, by), (nx, ny) = landmarks[:3].tolist()
+    across = (nx - (ax + bx) / 2) * (bx - ax) + (ny - (ay + by) / 2) * (by - ay)  # along the line of the eyes
+    distance = max((bx - ax) ** 2 + (by - ay) ** 2, 1e-6)
+    return math.degrees(math.atan(across / distance / NOSE_DEPTH))
 
 
 def _outside(landmarks: Floats, width: int, height: int) -> bool:

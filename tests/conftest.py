@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import NoReturn
 
@@ -84,3 +85,38 @@ def face_frames(clip: Callable[[str], Path]) -> list[Picture]:
                 yield frame.to_ndarray(format="rgb24")
 
     return [picture for number, picture in enumerate(pictures()) if number % 8 == 0][:8]
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Callable[..., Path]:
+    """``film(pictures, ...)`` is a new video file with these (H, W, 3) uint8 RGB pictures.
+
+    ``pts_ms`` are their times (every 40 ms if not given), ``rotation`` the degrees of its display matrix.
+    """
+    formats = {"mjpeg": "yuvj420p", "png": "rgb24", "rawvideo": "rgb24"}
+
+    def make(
+        pictures: Sequence[Picture],
+        name: str = "clip.mkv",
+        codec: str = "mjpeg",
+        *,
+        pts_ms: Sequence[int] = (),
+        rotation: int = 0,
+        container: dict[str, str] | None = None,
+        encoder: dict[str, str] | None = None,
+    ) -> Path:
+        with av.open(str(tmp_path / name), "w", options=container or {}) as file:
+            stream = file.add_stream(codec, rate=25, options=encoder or {})
+            stream.height, stream.width = pictures[0].shape[:2]
+            stream.pix_fmt = formats.get(codec, "yuv420p")
+            stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+            if rotation:
+                stream.set_display_rotation(rotation)
+            for number, picture in enumerate(pictures):
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                frame.pts, frame.time_base = pts_ms[number] if pts_ms else 40 * number, Fraction(1, 1000)
+                file.mux(stream.encode(frame))
+            file.mux(stream.encode(None))
+        return tmp_path / name
+
+    return make

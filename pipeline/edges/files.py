@@ -175,7 +175,7 @@ def _open(path: str, container_format: str | None = None) -> tuple[InputContaine
     except (av.error.FFmpegError, OSError) as error:
         message = f"cannot open {path}: {error.strerror or error}; it is truncated, empty or no video that FFmpeg reads"
         raise SourceError(message) from error
-    if not container.streams.video:
+    if container.format.name == "tty" or not container.streams.video:  # FFmpeg would show any text as a film
         container.close()
         message = f"{path} has no video stream; omote needs pictures"
         raise SourceError(message)
