@@ -28,7 +28,8 @@ class Motion:
     @property
     def box(self) -> NDArray[np.float32]:
         """(4,) float32 xyxy."""
-        x, y, w, h = self.mean[:, 0]
+        x, y = self.mean[:2, 0]
+        w, h = np.maximum(self.mean[2:, 0], 1.0)  # a shrinking box that is not seen must not turn inside out
         return np.array([x - w / 2, y - h / 2, x + w / 2, y + h / 2], np.float32)
 
 

@@ -24,9 +24,7 @@ import numpy as np
 from rich.progress import Progress as ProgressBar
 
 from deploy.demo import crossing, wall
-from deploy.demo.crossing import film_crossing
 from deploy.demo.film import FPS, Detect, Detection, as_rgb, clip_path, largest, read_reel
-from deploy.demo.wall import film_wall
 from operators import weights
 from operators.detect import Detect as FaceDetector
 from pipeline.compute import Compute
@@ -37,7 +35,6 @@ from training import drawn_masks
 Progress = Callable[[int, int], None]  # frames done, frames in all
 
 CLIPS = ("langer", "single_face", "cap12", "cap13", "carphone")
-FRAMES = (wall.SECONDS + crossing.SECONDS) * FPS
 
 
 def compose(
@@ -60,9 +57,9 @@ def compose(
         return
     out.mkdir(parents=True, exist_ok=True)
     stamp.unlink(missing_ok=True)
-    done = count(1)
-    film_wall(out, clips, texture, detect, lambda: progress(next(done), FRAMES))
-    film_crossing(out, clips, detect, lambda: progress(next(done), FRAMES))
+    done, total = count(1), (wall.SECONDS + crossing.SECONDS) * FPS
+    wall.film_wall(out, clips, texture, detect, lambda: progress(next(done), total))
+    crossing.film_crossing(out, clips, detect, lambda: progress(next(done), total))
     _take_photos(out / "enrol", clips, detect)
     stamp.write_text(mark)
 

@@ -142,7 +142,8 @@ def record(path: Path, size: tuple[int, int]) -> Iterator[Callable[[Pixels], Non
         stream.codec_context.thread_count = 2  # fixed, for x264 writes other bytes with other numbers of threads
 
         def show(picture: Pixels) -> None:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            planes = cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
 
         yield show
         container.mux(stream.encode())
