@@ -56,13 +56,14 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """What a stream remembers of one track."""
+    """What a stream remembers of one track; ``matched`` is the subject whose match was told last."""
 
     mask: MaskState = field(default_factory=lambda: MaskState("unsure", 0.5))
     faces: int = 0
     bare: Evidence = field(default_factory=Evidence)
     masked: Evidence = field(default_factory=Evidence)
     identity: Identity = field(default_factory=lambda: Identity("not_evaluated"))
+    matched: str = ""
     pts_ns: int = 0
 
 
@@ -144,7 +145,7 @@ class Identify(KeyedOperator[EmbeddedFace, IdentifiedFace, Mapping[str, Person]]
         for face in batch:
             before = people.get(face.track_id, Person())
             person = people[face.track_id] = self._learn(before, face)
-            first = person.identity.decision == "known" and before.identity.subject_id != person.identity.subject_id
+            first = person.matched != before.matched
             known = person.identity if person.identity.decision != "not_evaluated" else self._why_not(person, face)
             out.append(grow(face, IdentifiedFace, mask=person.mask, identity=known, first_match=first))
         return self._remembered(people, batch), out
@@ -157,7 +158,9 @@ class Identify(KeyedOperator[EmbeddedFace, IdentifiedFace, Mapping[str, Person]]
             person = replace(person, masked=person.masked.with_shot(face.embedding, face.quality.score))
         else:
             person = replace(person, bare=person.bare.with_shot(face.embedding, face.quality.score))
-        return replace(person, identity=self._rules.decide(person))
+        identity = self._rules.decide(person)
+        matched = identity.subject_id if identity.decision == "known" else person.matched
+        return replace(person, identity=identity, matched=matched)
 
     def _vote(self, person: Person, face: EmbeddedFace) -> MaskState:
         """Exponential memory of the frames' probabilities; a label changes only once it is clear."""

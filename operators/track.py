@@ -48,10 +48,11 @@ class Tracklet:
 
 @dataclass(frozen=True, slots=True)
 class TrackState:
-    """The living tracks of a stream and the number of the next one."""
+    """The living tracks of a stream in its present epoch, and the number of the next one."""
 
     tracks: tuple[Tracklet, ...] = ()
     following: int = 1
+    epoch: int = 0
 
 
 class Track(KeyedOperator[Frame | Face, TrackedFace, TrackState]):
@@ -104,6 +105,7 @@ class Track(KeyedOperator[Frame | Face, TrackedFace, TrackState]):
                 faces.setdefault(face.seq, []).append(face)
         out: list[TrackedFace] = []
         for frame in sorted((p for p in batch if isinstance(p, Frame)), key=lambda f: f.seq):
+            state = state if frame.epoch == state.epoch else TrackState(epoch=frame.epoch)
             state = self._follow(state, frame, faces.get(frame.seq, []), out)
         return state, out
 
@@ -118,10 +120,11 @@ class Track(KeyedOperator[Frame | Face, TrackedFace, TrackState]):
             if n in pairs:
                 alive.append(self._seen(track, faces[pairs[n]], frame, out))
             elif frame.pts_ns - track.seen_ns <= self._patience_ns:
-                alive.append(track if looked else self._coasting(track, frame, out))
+                lost = frame.seq - track.seen.seq >= self._every  # the detector has looked since, and found nothing
+                alive.append(track if lost else self._coasting(track, frame, out))
         for number, face in enumerate(born, state.following):
             alive.append(self._seen(_begun(number, face), face, frame, out))
-        return TrackState(tuple(alive), state.following + len(born))
+        return TrackState(tuple(alive), state.following + len(born), state.epoch)
 
     def _pair(self, tracks: list[Tracklet], faces: list[Face]) -> dict[int, int]:
         """Index of the face that each track found, by index of the track."""

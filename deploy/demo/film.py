@@ -139,7 +139,7 @@ def record(path: Path, size: tuple[int, int]) -> Iterator[Callable[[Pixels], Non
     with av.open(str(part), "w", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=FPS, options={"crf": "20", "preset": "veryfast", "g": "50"})
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
-        stream.codec_context.thread_count = 2  # fixed, for x264 writes other bytes with other numbers of threads
+        stream.codec_context.thread_count = 1  # with more, x264 writes other bytes every time
 
         def show(picture: Pixels) -> None:
             planes = cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420)

@@ -43,13 +43,52 @@ class VideoFile(Source):
         self.expected_frames = _expected_frames(self._video)
 
     def __iter__(self) -> Iterator[Chunk]:
-        return _chunks(_demux(self._container, self._video), self._stream, self._codec, self._units)
+        """The chunks, and after the last one what is wrong with the file.
+
+        Raises:
+            SourceError: The file ends long before the end that it declares; all that is there was given.
+        """
+        read = 0
+        for chunk in _chunks(_demux(self._container, self._video), self._stream, self._codec, self._units):
+            read += len(chunk.units)
+            yield chunk
+        if read < 0.9 * self._video.frames:
+            message = (
+                f"{self._path} is truncated: {read} of its {self._video.frames} frames are there; "
+                "they were analysed, fetch the file again for the rest"
+            )
+            raise SourceError(message)
 
     def commit(self, chunk: Chunk) -> None:
         """A file keeps no position."""
 
     def close(self) -> None:
         self._container.close()
+
+
+class Input(Source):
+    """Whatever a user names: a video file, a folder of images or a single one, or a camera such as ``/dev/video0``."""
+
+    def __init__(self, path: str) -> None:
+        """Open it.
+
+        Raises:
+            SourceError: Nothing was named, or what was named cannot be opened.
+        """
+        if not path:
+            message = "no input was given; name a video, a folder of images or a camera, such as input=clip.mp4"
+            raise SourceError(message)
+        self._source = _kind(path)(path)
+        self.expected_frames = self._source.expected_frames
+
+    def __iter__(self) -> Iterator[Chunk]:
+        return iter(self._source)
+
+    def commit(self, chunk: Chunk) -> None:
+        self._source.commit(chunk)
+
+    def close(self) -> None:
+        self._source.close()
 
 
 class Webcam(Source):
@@ -155,6 +194,12 @@ class JsonLines(Sink[FrameRecord | TrackRecord | MatchRecord | Explanation]):
             self._file.close()
         except OSError as error:
             raise _unwritable(self._path, error) from error
+
+
+def _kind(path: str) -> type[VideoFile | ImageFolder | Webcam]:
+    if Path(path).is_char_device():
+        return Webcam
+    return ImageFolder if Path(path).is_dir() or Path(path).suffix.lower() in STILLS else VideoFile
 
 
 def _json(packet: Any) -> str:

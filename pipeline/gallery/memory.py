@@ -111,7 +111,8 @@ def _read(path: Path) -> list[Template]:
             archive = np.load(file, allow_pickle=False)
             stored = {key: archive[key] for key in ("subjects", "vectors", "qualities", "masked", "kept", "photos")}
     except (OSError, EOFError, ValueError, LookupError, BadZipFile) as error:
-        message = f"{path} is not a gallery that omote saved: {error}; enrol again with `omote enrol`"
+        reason = "no such file" if isinstance(error, FileNotFoundError) else "not a gallery that omote saved"
+        message = f"{path}: {reason}; make one with `omote enrol`"
         raise SourceError(message) from error
     photos = iter(stored["photos"])
     return [
