@@ -142,8 +142,7 @@ def record(path: Path, size: tuple[int, int]) -> Iterator[Callable[[Pixels], Non
         stream.codec_context.thread_count = 1  # with more, x264 writes other bytes every time
 
         def show(picture: Pixels) -> None:
-            planes = cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
 
         yield show
         container.mux(stream.encode())

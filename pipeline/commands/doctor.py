@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 import pipeline
-from pipeline.commands.options import Device, Engine
+from pipeline.commands.options import Device, Engine, chosen
 from pipeline.compute import Compute
 
 LIBRARIES = ("omote", "torch", "onnxruntime", "openvino", "av", "opencv-python-headless", "numpy", "captum")
@@ -34,7 +34,7 @@ Check = Callable[[Compute], Iterator[Finding]]
 
 def doctor(device: Device = "auto", engine: Engine = "auto") -> None:
     """Look at this installation; exit with 1 if something that was asked for is not there."""
-    found = list(findings(Compute(device=device, engine=engine)))  # type: ignore[arg-type]
+    found = list(findings(chosen(Compute(), device, engine)))
     table = Table("what", "state", "", box=None)
     for finding in found:
         table.add_row(finding.name, MARKS[finding.state], finding.text)

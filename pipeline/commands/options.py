@@ -39,9 +39,18 @@ def loaded(path: Path, given: list[str] | None, device: str = "auto", engine: st
         GraphError: See ``load``; or a device or engine of that name does not exist.
     """
     graph = load(path, values(given))
+    return replace(graph, compute=chosen(graph.compute, device, engine))
+
+
+def chosen(compute: Compute, device: str, engine: str) -> Compute:
+    """``compute`` on the device and engine that the command line asks for; ``auto`` leaves what was declared.
+
+    Raises:
+        GraphError: A device or engine of that name does not exist.
+    """
     asked = {key: value for key, value in (("device", device), ("engine", engine)) if value != "auto"}
     try:
-        return replace(graph, compute=Compute(**{**graph.compute.model_dump(), **asked}))
+        return Compute(**{**compute.model_dump(), **asked})
     except ValueError as error:
         message = f"there is no device {device!r} or engine {engine!r}; see `omote run --help`"
         raise GraphError(message) from error

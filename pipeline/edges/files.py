@@ -46,15 +46,14 @@ class VideoFile(Source):
         """The chunks, and after the last one what is wrong with the file.
 
         Raises:
-            SourceError: The file ends long before the end that it declares; all that is there was given.
+            SourceError: The file ends before the last frame of its index; all that is there was given.
         """
-        read = 0
-        for chunk in _chunks(_demux(self._container, self._video), self._stream, self._codec, self._units):
-            read += len(chunk.units)
-            yield chunk
-        if read < 0.9 * self._video.frames:
+        yield from _chunks(_demux(self._container, self._video), self._stream, self._codec, self._units)
+        index, size = self._video.index_entries, self._container.size
+        whole = sum(entry.pos + entry.size <= size for entry in index)
+        if 0 < size and whole < len(index):
             message = (
-                f"{self._path} is truncated: {read} of its {self._video.frames} frames are there; "
+                f"{self._path} is truncated: {whole} of its {len(index)} frames are there; "
                 "they were analysed, fetch the file again for the rest"
             )
             raise SourceError(message)
