@@ -69,8 +69,10 @@ class Decode(KeyedOperator[Chunk, Frame, DecodeState]):
         """
         frames: list[Frame] = []
         for chunk in batch:
-            state = state if chunk.epoch == state.epoch else DecodeState(epoch=chunk.epoch)
-            state = self._decode(state, chunk, frames)
+            if chunk.epoch != state.epoch:
+                state = DecodeState(epoch=chunk.epoch)
+                self._decoders.pop(chunk.stream, None)
+            state = self._decode(replace(state, lost=state.lost + chunk.dropped), chunk, frames)
         return state, frames
 
     def close(self) -> None:
@@ -99,7 +101,8 @@ class Decode(KeyedOperator[Chunk, Frame, DecodeState]):
                 continue
             wanted = state.pictures % self._every == 0
             if wanted:
-                frames.append(Frame(chunk.stream, chunk.epoch, state.frames, pts_ns, image, state.lost))
+                capture_ns = chunk.capture_ns and chunk.capture_ns + pts_ns - chunk.pts_ns
+                frames.append(Frame(chunk.stream, chunk.epoch, state.frames, pts_ns, image, state.lost, capture_ns))
             state = replace(
                 state,
                 pictures=state.pictures + 1,

@@ -89,12 +89,18 @@ class Chunk(Packet):
         units: The units; a source cuts them so that a chunk holds at most one micro-batch.
         closed: Whether no later chunk refers to this one, so that the decoder gives up all it holds.
         last: Whether the stream is over after it.
+        position: Where its source goes on once it is committed, for sources that keep a position.
+        dropped: Units that the source left out before it, to stay near the present.
+        capture_ns: Wall clock of the capture of its first unit, nanoseconds since 1970; 0 where it is not known.
     """
 
     codec: Codec
     units: tuple[Unit, ...]
     closed: bool = False
     last: bool = False
+    position: int = 0
+    dropped: int = 0
+    capture_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +109,7 @@ class Frame(Packet):
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
-        dropped_before: Pictures lost to damage between the frame before and this one.
+        dropped_before: Pictures lost to damage, or left out by the source, between the frame before and this one.
         capture_ns: Wall clock of the capture, nanoseconds since 1970; 0 where it is not known.
         last: Whether the stream is over after it.
     """

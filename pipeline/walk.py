@@ -14,9 +14,6 @@ from pipeline.graph import Graph
 from pipeline.packets import Chunk, Frame
 from pipeline.records import FrameRecord
 
-Call = Callable[[str, str, list[Any]], Awaitable[list[Any]]]  # stage or sink, stream, batch -> packets
-
-
 @dataclass(slots=True)
 class Journey:
     """One micro-batch on its way, and what came of it.
@@ -25,6 +22,7 @@ class Journey:
         chunk: What the source gave.
         started: ``time.perf_counter()`` when it left the source.
         out: Packets that each stage gave.
+        states: What each keyed stage remembers of the stream once this batch is in.
         frames: Pictures that came out of it.
         seconds: Time spent in each stage and sink.
         error: What ended it, if anything did.
@@ -34,10 +32,14 @@ class Journey:
     chunk: Chunk
     started: float
     out: dict[str, list[Any]] = field(default_factory=dict)
+    states: dict[str, Any] = field(default_factory=dict)
     frames: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     error: PipelineError | None = None
     finished: float = 0.0
+
+
+Call = Callable[[str, Journey, list[Any]], Awaitable[list[Any]]]  # stage or sink, whose batch, batch -> packets
 
 
 @dataclass(slots=True)
@@ -102,7 +104,7 @@ class Walk:
             for name, stage in self._graph:
                 batch = [packet for up in stage.after for packet in out[up]] if stage.after else [journey.chunk]
                 if stage.aside:
-                    self._set_aside(name, journey.chunk.stream, batch)
+                    self._set_aside(name, journey, batch)
                     out[name] = []
                     continue
                 out[name] = _stamp(await self._visit(name, batch, journey, before, own), journey)
@@ -139,29 +141,29 @@ class Walk:
         since = time.perf_counter()
         try:
             async with self._doors.get(name) or nullcontext():
-                return await self._call(name, journey.chunk.stream, batch)
+                return await self._call(name, journey, batch)
         finally:
             self.busy.remove(name)
             journey.seconds[name] = time.perf_counter() - since
 
-    def _set_aside(self, name: str, stream: str, batch: list[Any]) -> None:
+    def _set_aside(self, name: str, journey: Journey, batch: list[Any]) -> None:
         if not batch:
             return
         if self._waiting.get(name, 0) >= self._patience:
             self.dropped[name] = self.dropped.get(name, 0) + 1
             return
         self._waiting[name] = self._waiting.get(name, 0) + 1
-        task = asyncio.create_task(self._run_aside(name, stream, batch))
+        task = asyncio.create_task(self._run_aside(name, journey, batch))
         self._asides.add(task)
         task.add_done_callback(self._asides.discard)
 
-    async def _run_aside(self, name: str, stream: str, batch: list[Any]) -> None:
+    async def _run_aside(self, name: str, journey: Journey, batch: list[Any]) -> None:
         try:
             async with self._doors[name]:
-                given = await self._call(name, stream, batch)
+                given = await self._call(name, journey, batch)
                 for sink in [sink for sink, stage in self._graph.sinks.items() if given and name in stage.after]:
                     async with self._doors[sink]:
-                        await self._call(sink, stream, given)
+                        await self._call(sink, journey, given)
         except PipelineError as error:
             self._failed = self._failed or error
         finally:

@@ -1,4 +1,4 @@
-"""What several tests need: the packaged weights and clips, the training data, one thread, and operators of their own."""
+"""What several tests need: packaged weights and clips, training data, films, one thread, operators of their own."""
 
 from __future__ import annotations
 

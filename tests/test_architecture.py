@@ -31,8 +31,9 @@ NETS = {"torch", "onnx", "onnxruntime", "openvino", "captum", "safetensors"}
 MAY_IMPORT_RAY = ("pipeline/runners/on_ray.py", "pipeline/serving/", "training/", "tests/", "benchmarks/")
 MAY_CATCH_ALL = {"pipeline/runners/worker.py", "pipeline/__main__.py"}
 VAGUE = {"utils", "util", "common", "helper", "helpers", "manager", "base", "misc", "core"}
-# Split, so that this file does not hold what it forbids.
-FORBIDDEN = ["/wor" "k/", "../sha" "red", "pypi" ".org", "pythonhosted" ".org", "registry.npm" "js", "npmjs" ".com"]
+# Written with a bar, so that this file does not hold what it forbids.
+PLACES = ("/wo|rk/", "../sha|red", "pypi.|org", "pythonhosted.|org", "registry.npm|js", "npmjs.|com")
+FORBIDDEN = [word.replace("|", "") for word in PLACES]
 
 
 def tracked() -> list[str]:
@@ -76,7 +77,9 @@ def test_operators_know_no_cluster_and_no_broker() -> None:
 
 
 def test_operators_know_only_a_little_of_the_engine() -> None:
-    known = [(path, name) for path in sources("operators/") for name in imports(path) if name.split(".")[0] == "pipeline"]
+    known = [
+        (path, name) for path in sources("operators/") for name in imports(path) if name.split(".")[0] == "pipeline"
+    ]
     strange = {(path, name) for path, name in known if ".".join(name.split(".")[:2]) not in SEEN_BY_OPERATORS}
     assert strange <= {("operators/models.py", "pipeline.commands.doctor")}  # it brings the doctor a check
 
@@ -86,7 +89,12 @@ def test_what_is_shipped_does_not_need_what_is_not() -> None:
 
 
 def test_nets_are_only_nets() -> None:
-    known = {name for path in sources("operators/nets/") for name in imports(path) if name.startswith(("pipeline", "operators"))}
+    known = {
+        name
+        for path in sources("operators/nets/")
+        for name in imports(path)
+        if name.startswith(("pipeline", "operators"))
+    }
     assert known <= {"operators", "operators.nets", "operators.weights", "pipeline.errors"}
 
 

@@ -180,7 +180,7 @@ def _decoding(graph: Graph, chunks: list[Chunk]) -> float:
     since = time.perf_counter()
     for chunk in chunks:
         for worker in workers:
-            worker(chunk.stream, [chunk])
+            worker(Journey(chunk, since), [chunk])
     took = time.perf_counter() - since
     for worker in workers:
         worker.close()

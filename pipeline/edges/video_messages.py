@@ -95,24 +95,29 @@ def _number(said: Mapping[str, str], name: str) -> int:
 
 
 def chunks(message: VideoMessage, position: int, size: int = 16) -> list[Chunk]:
-    """The chunks in ``message``; only the last one moves the stream to ``position``.
+    """The chunks in ``message``, of at most ``size`` units; only the last one moves the stream to ``position``.
 
     Raises:
         SourceError: A container that cannot be opened or holds no picture.
     """
     codec, units = _units(message)
     cut = list(_cut(units, size))
+    end = len(cut) - 1
     return [
         Chunk(
-            message.stream, message.epoch, message.seq, batch[0].pts_ns or 0, codec, batch,
-            closed=number == len(cut) - 1 and codec.name != "h264" or message.content_type in CONTAINERS
-            and number == len(cut) - 1,
-            last=message.eos and number == len(cut) - 1,
-            position=position if number == len(cut) - 1 else position - 1,
+            message.stream,
+            message.epoch,
+            message.seq,
+            batch[0].pts_ns or message.pts_ns,
+            codec,
+            batch,
+            closed=number == end and message.content_type in CONTAINERS,
+            last=number == end and message.eos,
+            position=position if number == end else position - 1,
             capture_ns=message.capture_ns,
         )
         for number, batch in enumerate(cut)
-    ]  # fmt: skip
+    ]
 
 
 def _cut(units: Sequence[Unit], size: int) -> Iterator[tuple[Unit, ...]]:

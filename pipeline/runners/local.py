@@ -86,15 +86,15 @@ def _names(graph: Graph) -> tuple[str, ...]:
 
 
 def _threaded(workers: dict[str, Worker], pools: dict[str, ThreadPoolExecutor]) -> Callable[..., Awaitable[list[Any]]]:
-    async def call(name: str, stream: str, batch: list[Any]) -> list[Any]:
-        return await asyncio.get_running_loop().run_in_executor(pools[name], workers[name], stream, batch)
+    async def call(name: str, journey: Journey, batch: list[Any]) -> list[Any]:
+        return await asyncio.get_running_loop().run_in_executor(pools[name], workers[name], journey, batch)
 
     return call
 
 
 def _inline(workers: dict[str, Worker]) -> Callable[..., Awaitable[list[Any]]]:
-    async def call(name: str, stream: str, batch: list[Any]) -> list[Any]:
-        return workers[name](stream, batch)
+    async def call(name: str, journey: Journey, batch: list[Any]) -> list[Any]:
+        return workers[name](journey, batch)
 
     return call
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.errors import PipelineError, StageError
 from pipeline.operator import KeyedOperator
+from pipeline.walk import Journey
 
 
 class Worker:
@@ -15,15 +16,15 @@ class Worker:
         self._name, self._built = name, built
         self._states: dict[str, Any] = {}
 
-    def __call__(self, stream: str, batch: list[Any]) -> list[Any]:
-        """What the operator gives for ``batch``; nothing for a sink.
+    def __call__(self, journey: Journey, batch: list[Any]) -> list[Any]:
+        """What the operator gives for ``batch``; nothing for a sink. A new state is left in ``journey`` too.
 
         Raises:
             StageError: The operator failed; the state of the stream is as it was before.
             SinkError: The output cannot be written.
         """
         try:
-            return self._run(stream, batch)
+            return self._run(journey, batch)
         except PipelineError:
             raise
         except Exception as error:
@@ -33,12 +34,17 @@ class Worker:
         """Release what was built."""
         self._built.close()
 
-    def _run(self, stream: str, batch: list[Any]) -> list[Any]:
+    def restore(self, stream: str, state: Any) -> None:
+        """Go on with ``state``, which another worker left behind."""
+        self._states[stream] = state
+
+    def _run(self, journey: Journey, batch: list[Any]) -> list[Any]:
         if isinstance(self._built, KeyedOperator):
+            stream = journey.chunk.stream
             state = self._states.get(stream)
             state, given = self._built(self._built.start(stream) if state is None else state, batch)
             out = list(given)
-            self._states[stream] = state
+            self._states[stream] = journey.states[self._name] = state
             return out
         if hasattr(self._built, "write"):
             self._built.write(batch)

@@ -34,7 +34,9 @@ def film(*faces: FeltFace, frames: int = 10, last: bool = True) -> list[Frame | 
     return [packet for frame in made for packet in (frame, *(f for f in faces if f.seq == frame.seq))]
 
 
-def told(packets: Sequence[Frame | FeltFace], together: int = 1000, policy: Policy = ALLOWED, **more: object) -> list[Told]:
+def told(
+    packets: Sequence[Frame | FeltFace], together: int = 1000, policy: Policy = ALLOWED, **more: object
+) -> list[Told]:
     """Every record, with the packets of ``together`` frames given to the operator at a time."""
     annotate = Annotate(policy, **more)
     state, out = annotate.start("camera"), []

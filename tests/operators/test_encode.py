@@ -56,7 +56,10 @@ def test_a_face_that_may_not_be_read_is_never_shown_to_the_net(why: str) -> None
 
 
 def test_an_unsure_track_is_read_in_its_bare_frames(encode: Encode) -> None:
-    given = [make_grown(IdentifiedFace, n, mask=MaskState("unsure", 0.5), mask_probability=p) for n, p in enumerate((0.1, 0.6))]
+    given = [
+        make_grown(IdentifiedFace, n, mask=MaskState("unsure", 0.5), mask_probability=p)
+        for n, p in enumerate((0.1, 0.6))
+    ]
     assert [face.emotion_logits is not None for face in encode(given)] == [True, False]
 
 

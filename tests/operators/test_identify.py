@@ -45,7 +45,9 @@ def face(
     return make_grown(EmbeddedFace, seq, mask_probability=mask, embedding=embedding, track_id=track, **given)
 
 
-def identified(faces: Sequence[EmbeddedFace], together: int = 1, policy: Policy = ALLOWED, **rules: float) -> list[IdentifiedFace]:
+def identified(
+    faces: Sequence[EmbeddedFace], together: int = 1, policy: Policy = ALLOWED, **rules: float
+) -> list[IdentifiedFace]:
     identify = Identify(policy, **rules)
     state, out = identify.start("camera"), []
     for first in range(0, len(faces), together):
@@ -94,7 +96,13 @@ def test_a_face_that_is_like_two_people_is_ambiguous() -> None:
 
 
 def test_a_face_below_the_gate_is_of_low_quality_until_a_better_one_comes() -> None:
-    faces = [face(0, quality=BAD), face(1, quality=BAD), face(2, vector(ann=0.6)), face(3, vector(ann=0.6)), face(4, quality=BAD)]
+    faces = [
+        face(0, quality=BAD),
+        face(1, quality=BAD),
+        face(2, vector(ann=0.6)),
+        face(3, vector(ann=0.6)),
+        face(4, quality=BAD),
+    ]
     assert decisions(identified(faces)) == ["low_quality", "low_quality", "not_evaluated", "known", "known"]
 
 

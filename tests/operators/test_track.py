@@ -177,7 +177,9 @@ def test_between_the_looks_of_the_detector_faces_move_with_their_tracks() -> Non
 
 def test_a_predicted_face_is_cut_out_of_its_own_frame() -> None:
     moments = scene({0: still(300)}, 0.16)
-    moments = [(replace(f, image=np.full((480, 640, 3), 60 * f.seq, np.uint8)), s if f.seq == 0 else []) for f, s in moments]
+    moments = [
+        (replace(f, image=np.full((480, 640, 3), 60 * f.seq, np.uint8)), s if f.seq == 0 else []) for f, s in moments
+    ]
     _, *predicted = follow(moments, detect_every=4)
     assert [int(np.median(face.crop)) for face in predicted] == [60, 120, 180]
 
@@ -219,7 +221,12 @@ def test_streams_are_told_apart_by_their_states() -> None:
 
 
 def crowd() -> list[Moment]:
-    paths = {0: walking(120, 100), 1: walking(520, -100), 2: hidden(still(300, 380), 0.5, 0.9), 3: hidden(still(80, 80), 0, 1)}
+    paths = {
+        0: walking(120, 100),
+        1: walking(520, -100),
+        2: hidden(still(300, 380), 0.5, 0.9),
+        3: hidden(still(80, 80), 0, 1),
+    }
     return weak(scene(paths, 3), 30, 34)
 
 

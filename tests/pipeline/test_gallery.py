@@ -114,7 +114,9 @@ def test_the_photo_of_a_subject_is_its_best_one() -> None:
     dark, light = np.zeros((128, 128, 3), np.uint8), np.full((128, 128, 3), 255, np.uint8)
     one, two, three = vectors(3)
     gallery = MemoryGallery()
-    gallery.enrol([Template("a", one, 0.2, photo=dark), Template("a", two, 0.8, photo=light), Template("a", three, 0.9)])
+    gallery.enrol(
+        [Template("a", one, 0.2, photo=dark), Template("a", two, 0.8, photo=light), Template("a", three, 0.9)]
+    )
     assert np.array_equal(gallery.photo("a"), light)
     assert gallery.photo("nobody") is None
 
@@ -133,7 +135,9 @@ def test_the_photo_of_a_subject_is_its_best_one() -> None:
 )
 def test_what_is_no_template_is_refused_and_nothing_is_enrolled(vector: Floats) -> None:
     gallery, _ = filled(people=2, shots=1)
-    with pytest.raises(SourceError, match=r"template of 'x' must be a finite \(512,\) vector of unit length, got shape"):
+    with pytest.raises(
+        SourceError, match=r"template of 'x' must be a finite \(512,\) vector of unit length, got shape"
+    ):
         gallery.enrol([Template("y", vectors(1)[0], 1.0), Template("x", vector, 1.0)])
     assert gallery.subjects == ("s0", "s1")
     assert gallery.version == 2

@@ -12,7 +12,7 @@ from pipeline.compute import Compute
 from pipeline.errors import GraphError, PipelineError
 from pipeline.graph import Graph, Stage, load
 from pipeline.operator import KeyedOperator, Operator
-from pipeline.packets import Chunk, Face, Frame, TrackedFace
+from pipeline.packets import Face, Frame, TrackedFace
 from pipeline.policy import Policy
 from pipeline.testing import MemorySink
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -17,28 +16,10 @@ from pipeline.operator import KeyedOperator, Operator
 from pipeline.packets import Chunk, Frame
 from pipeline.records import FrameRecord
 from pipeline.runners.local import run_local
-from pipeline.runners.worker import Worker
 from pipeline.testing import MemorySource, noise, raw_chunks
 from pipeline.walk import Journey, Walk
 
 Run = Callable[..., None]
-
-# A runner and how many micro-batches it lets be on their way; the next runner is one more line.
-RUNNERS = {
-    "local, one after the other": (lambda *a, **k: run_local(*a, threads=0, window=1, **k), 1),
-    "local, 2 threads": (lambda *a, **k: run_local(*a, threads=2, window=3, **k), 3),
-    "local, 4 threads": (lambda *a, **k: run_local(*a, threads=4, window=5, **k), 5),
-}
-
-
-@pytest.fixture(params=RUNNERS)
-def run(request: pytest.FixtureRequest) -> Run:
-    return RUNNERS[request.param][0]
-
-
-@pytest.fixture
-def window(request: pytest.FixtureRequest) -> int:
-    return RUNNERS[request.node.callspec.params["run"]][1]
 
 
 class Count(KeyedOperator[Frame, Frame, tuple[int, ...]]):
@@ -71,18 +52,11 @@ class Fragile(Operator[Frame, Frame]):
 class Diary(Sink[object]):
     """Writes down what it is told; may fail when it sees the frame ``at``."""
 
-    def __init__(self, entries: list[Any], at: int = -1, seconds: float = 0.0) -> None:
-        self._entries, self._at, self._seconds = entries, at, seconds
-        self._busy = threading.Lock()
+    def __init__(self, entries: list[Any], at: int = -1) -> None:
+        self._entries, self._at = entries, at
 
     def write(self, batch: Sequence[Any]) -> None:
-        if not self._busy.acquire(blocking=False):
-            message = "two threads write at once"
-            raise RuntimeError(message)
-        with_fault = any(frame.seq == self._at for frame in batch)
-        time.sleep(self._seconds)
-        self._busy.release()
-        if with_fault:
+        if any(frame.seq == self._at for frame in batch):
             message = "cannot write diary: the pen is dry; buy ink"
             raise SinkError(message)
         self._entries.append(("write", [frame.seq for frame in batch]))
@@ -331,71 +305,6 @@ def test_a_graph_without_a_source_wants_one() -> None:
         run_local(graph())
 
 
-# Beside the hot path
-
-
-class Slow(Operator[Frame, Frame]):
-    def __init__(self, seconds: float, done: list[int], fails: bool = False) -> None:
-        self._seconds, self._done, self._fails = seconds, done, fails
-
-    def __call__(self, batch: Sequence[Frame]) -> list[Frame]:
-        time.sleep(self._seconds)
-        if self._fails:
-            message = "no idea why"
-            raise ValueError(message)
-        self._done += [frame.seq for frame in batch]
-        return list(batch)
-
-
-def with_aside(path: str, entries: list[Any], seconds: float, done: list[int], fails: bool = False) -> Graph:
-    usual = graph(aside=stage(path, "count", aside=True, seconds=seconds, done=done, fails=fails))
-    return replace(usual, sinks={"diary": stage("Diary", ("count", "aside"), entries=entries, seconds=0.002)})
-
-
-def test_a_stage_that_runs_aside_is_waited_for_at_the_end_only(
-    run: Run, window: int, named: Callable[[type], str]
-) -> None:
-    entries: list[Any] = []
-    done: list[int] = []
-    at_last_commit: list[int] = []
-    run(
-        with_aside(named(Slow), entries, 0.02, done),
-        MemorySource(chunks(16)),
-        on_journey=lambda journey, walk: at_last_commit.append(len(done)),
-    )
-    assert done == list(range(16))
-    assert at_last_commit[-1] < 16 or window == 1  # one after the other there is no beside
-    assert sorted(written(entries)) == sorted([*range(16), *range(16)])
-
-
-def test_a_sink_is_never_entered_twice_at_once(run: Run, named: Callable[[type], str]) -> None:
-    entries: list[Any] = []
-    run(with_aside(named(Slow), entries, 0.0, []), MemorySource(chunks(60)))
-    assert sorted(written(entries)) == sorted([*range(60), *range(60)])
-
-
-def test_a_stage_that_fails_aside_is_told_at_the_end(run: Run, named: Callable[[type], str]) -> None:
-    entries: list[Any] = []
-    source = MemorySource(chunks(16))
-    with pytest.raises(StageError, match="stage 'aside' failed: ValueError: no idea why"):
-        run(with_aside(named(Slow), entries, 0.0, [], fails=True), source)
-    assert len(source.committed) == 8
-    assert entries[-1] == ("close",)
-
-
-def test_work_aside_is_dropped_and_counted_when_too_much_of_it_waits(
-    named: Callable[[type], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done: list[int] = []
-    walks: list[Walk] = []
-    monkeypatch.setattr("pipeline.runners.local.Walk", lambda graph, call: Walk(graph, call, patience=2))
-    declared = graph(aside=stage(named(Slow), "count", aside=True, seconds=0.1, done=done))
-    run_local(declared, MemorySource(chunks(40)), on_journey=lambda journey, walk: walks.append(walk))
-    assert done == sorted(done)
-    assert walks[-1].dropped["aside"] == 20 - len(done) // 2
-    assert 0 < walks[-1].dropped["aside"] < 20
-
-
 # What each record learns of its way
 
 
@@ -409,32 +318,3 @@ def test_records_carry_the_time_that_each_stage_took(run: Run) -> None:
         assert isinstance(record, FrameRecord)
         assert {"decode", "annotate", "e2e"} <= set(record.timings_ms)
         assert all(milliseconds >= 0 for milliseconds in record.timings_ms.values())
-
-
-# The worker, which every runner uses
-
-
-class Sulking(KeyedOperator[int, int, tuple[int, ...]]):
-    """Refuses the number 3, but only after it has begun to work."""
-
-    def start(self, stream: str) -> tuple[int, ...]:
-        return ()
-
-    def __call__(self, state: tuple[int, ...], batch: Sequence[int]) -> tuple[tuple[int, ...], Iterator[int]]:
-        return (*state, *batch), self._numbers(state, batch)
-
-    def _numbers(self, state: tuple[int, ...], batch: Sequence[int]) -> Iterator[int]:
-        for number in batch:
-            if number == 3:
-                message = "not three"
-                raise ValueError(message)
-            yield number + len(state)
-
-
-def test_a_failed_batch_leaves_the_state_as_it_was() -> None:
-    worker = Worker("sulk", Sulking())
-    assert worker("a", [1, 2]) == [1, 2]
-    with pytest.raises(StageError, match="stage 'sulk' failed: ValueError: not three"):
-        worker("a", [4, 3])
-    assert worker("a", [5]) == [7]
-    assert worker("b", [5]) == [5]

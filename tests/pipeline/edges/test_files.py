@@ -145,7 +145,11 @@ def test_of_a_video_that_was_cut_off_after_its_index_the_frames_that_are_there_a
 def test_an_input_is_a_video_a_folder_an_image_or_a_camera(film: Film, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     cv2.imwrite(str(tmp_path / "photos" / "a.png"), np.zeros((8, 8, 3), np.uint8))
-    for path, codec in ((film(noise(2)), "mjpeg"), (tmp_path / "photos", "still"), (tmp_path / "photos" / "a.png", "still")):
+    for path, codec in (
+        (film(noise(2)), "mjpeg"),
+        (tmp_path / "photos", "still"),
+        (tmp_path / "photos" / "a.png", "still"),
+    ):
         source = Input(str(path))
         chunks = read(source)
         source.commit(chunks[0])
@@ -308,7 +312,9 @@ def test_records_of_other_kinds_are_left_to_other_sinks(tmp_path: Path, kinds: l
 
 
 def test_an_unknown_kind_is_refused_with_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(SinkError, match=r"knows no kind \['frames'\]; it knows \['explanation', 'frame', 'match', 'track'\]"):
+    with pytest.raises(
+        SinkError, match=r"knows no kind \['frames'\]; it knows \['explanation', 'frame', 'match', 'track'\]"
+    ):
         JsonLines(str(tmp_path / "x.jsonl"), ["frames"])
 
 

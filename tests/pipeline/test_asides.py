@@ -1,0 +1,114 @@
+"""What runs aside is not waited for, is never lost in silence, and leaves its sinks in order."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from pipeline.edges import Sink
+from pipeline.errors import StageError
+from pipeline.graph import Graph, Stage
+from pipeline.operator import Operator
+from pipeline.packets import Frame
+from pipeline.runners.local import run_local
+from pipeline.testing import MemorySource, noise, raw_chunks
+from pipeline.walk import Walk
+
+Run = Callable[..., None]
+
+
+class Ponder(Operator[Frame, Frame]):
+    """Takes ``seconds`` for a batch, and notes the frames it is done with."""
+
+    def __init__(self, seconds: float, done: list[int], fails: bool = False) -> None:
+        self._seconds, self._done, self._fails = seconds, done, fails
+
+    def __call__(self, batch: Sequence[Frame]) -> list[Frame]:
+        time.sleep(self._seconds)
+        if self._fails:
+            message = "no idea why"
+            raise ValueError(message)
+        self._done += [frame.seq for frame in batch]
+        return list(batch)
+
+
+class Narrow(Sink[Frame]):
+    """Keeps the numbers of frames; there is room for one thread."""
+
+    def __init__(self, kept: list[Any]) -> None:
+        self._kept, self._room = kept, threading.Lock()
+
+    def write(self, batch: Sequence[Frame]) -> None:
+        if not self._room.acquire(blocking=False):
+            message = "two threads write at once"
+            raise RuntimeError(message)
+        time.sleep(0.002)
+        self._room.release()
+        self._kept += [frame.seq for frame in batch]
+
+    def flush(self) -> None:
+        """Memory is safe at once."""
+
+    def close(self) -> None:
+        self._kept.append("closed")
+
+
+@pytest.fixture
+def graph(named: Callable[[type], str]) -> Callable[..., Graph]:
+    """decode → ponder, aside → a sink that takes from both."""
+
+    def declare(kept: list[Any], seconds: float, done: list[int], fails: bool = False) -> Graph:
+        pondering = {"seconds": seconds, "done": done, "fails": fails}
+        stages = {
+            "decode": Stage(use="operators.decode:Decode"),
+            "ponder": Stage(use=named(Ponder), after=("decode",), aside=True, args=pondering),
+        }
+        return Graph(stages, sinks={"keep": Stage(use=named(Narrow), after=("decode", "ponder"), args={"kept": kept})})
+
+    return declare
+
+
+def source(frames: int) -> MemorySource:
+    return MemorySource(raw_chunks(noise(frames, 8, 8), units=2))
+
+
+def test_what_runs_aside_is_waited_for_at_the_end_only(run: Run, window: int, graph: Callable[..., Graph]) -> None:
+    kept: list[Any] = []
+    done: list[int] = []
+    at_commit: list[int] = []
+    run(graph(kept, 0.02, done), source(16), on_journey=lambda journey, walk: at_commit.append(len(done)))
+    assert done == list(range(16))
+    assert at_commit[-1] < 16 or window == 1  # one after the other there is no beside
+    assert sorted(kept[:-1]) == sorted([*range(16), *range(16)])
+    assert kept[-1] == "closed"
+
+
+def test_a_sink_is_never_entered_by_two_threads(run: Run, graph: Callable[..., Graph]) -> None:
+    kept: list[Any] = []
+    run(graph(kept, 0.0, []), source(60))
+    assert sorted(kept[:-1]) == sorted([*range(60), *range(60)])
+
+
+def test_a_failure_aside_is_told_at_the_end(run: Run, graph: Callable[..., Graph]) -> None:
+    kept: list[Any] = []
+    given = source(16)
+    with pytest.raises(StageError, match="stage 'ponder' failed: ValueError: no idea why"):
+        run(graph(kept, 0.0, [], fails=True), given)
+    assert len(given.committed) == 8
+    assert kept == [*range(16), "closed"]
+
+
+def test_work_is_dropped_and_counted_when_too_much_of_it_waits(
+    graph: Callable[..., Graph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[int] = []
+    walks: list[Walk] = []
+    monkeypatch.setattr("pipeline.runners.local.Walk", lambda declared, call: Walk(declared, call, patience=2))
+    run_local(graph([], 0.1, done), source(40), on_journey=lambda journey, walk: walks.append(walk))
+    assert done == sorted(done)
+    assert 0 < walks[-1].dropped["ponder"] < 20
+    assert walks[-1].dropped["ponder"] == 20 - len(done) // 2

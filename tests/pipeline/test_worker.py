@@ -1,0 +1,43 @@
+"""The worker, which every runner uses, keeps the state of each stream and names what failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from pipeline.errors import StageError
+from pipeline.operator import KeyedOperator
+from pipeline.packets import Chunk, Codec
+from pipeline.runners.worker import Worker
+from pipeline.walk import Journey
+
+
+def journey(stream: str) -> Journey:
+    return Journey(Chunk(stream, 0, 0, 0, Codec("still"), ()), 0.0)
+
+
+class Sulking(KeyedOperator[int, int, tuple[int, ...]]):
+    """Refuses the number 3, but only after it has begun to work."""
+
+    def start(self, stream: str) -> tuple[int, ...]:
+        return ()
+
+    def __call__(self, state: tuple[int, ...], batch: Sequence[int]) -> tuple[tuple[int, ...], Iterator[int]]:
+        return (*state, *batch), self._numbers(state, batch)
+
+    def _numbers(self, state: tuple[int, ...], batch: Sequence[int]) -> Iterator[int]:
+        for number in batch:
+            if number == 3:
+                message = "not three"
+                raise ValueError(message)
+            yield number + len(state)
+
+
+def test_a_failed_batch_leaves_the_state_as_it_was() -> None:
+    worker = Worker("sulk", Sulking())
+    assert worker(journey("a"), [1, 2]) == [1, 2]
+    with pytest.raises(StageError, match="stage 'sulk' failed: ValueError: not three"):
+        worker(journey("a"), [4, 3])
+    assert worker(journey("a"), [5]) == [7]
+    assert worker(journey("b"), [5]) == [5]
