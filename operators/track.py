@@ -26,10 +26,13 @@ class Tracklet:
     Attributes:
         number: Counts the tracks of the stream.
         motion: Where it is and where it goes.
-        seen: The face when the detector last saw it.
+        box: (4,) float32 xyxy, where the detector last saw it.
+        landmarks: (5, 2) float32, where they were then.
+        score: How sure the detector was then.
         looks: (192,) float32 of unit length, a slow mean of its ``appearance``.
         updated_ns: Time to which ``motion`` was brought.
-        seen_ns: Time of ``seen``.
+        seen_seq: Number of that frame.
+        seen_ns: Time of that frame.
         best: Quality of the best face chosen so far; 0 before the first.
         chosen: How many faces were chosen.
         chosen_ns: Time of the last one.
@@ -37,9 +40,12 @@ class Tracklet:
 
     number: int
     motion: Motion
-    seen: Face
+    box: Floats
+    landmarks: Floats
+    score: float
     looks: Floats
     updated_ns: int
+    seen_seq: int
     seen_ns: int
     best: float = 0.0
     chosen: int = 0
@@ -120,7 +126,7 @@ class Track(KeyedOperator[Frame | Face, TrackedFace, TrackState]):
             if n in pairs:
                 alive.append(self._seen(track, faces[pairs[n]], frame, out))
             elif frame.pts_ns - track.seen_ns <= self._patience_ns:
-                lost = frame.seq - track.seen.seq >= self._every  # the detector has looked since, and found nothing
+                lost = frame.seq - track.seen_seq >= self._every  # the detector has looked since, and found nothing
                 alive.append(track if lost else self._coasting(track, frame, out))
         for number, face in enumerate(born, state.following):
             alive.append(self._seen(_begun(number, face), face, frame, out))
@@ -138,7 +144,16 @@ class Track(KeyedOperator[Frame | Face, TrackedFace, TrackState]):
     def _seen(self, track: Tracklet, face: Face, frame: Frame, out: list[TrackedFace]) -> Tracklet:
         moved = motion.corrected(track.motion, face.box)
         looks = _unit(0.9 * track.looks + 0.1 * appearance(face.crop))
-        track = replace(track, motion=moved, seen=face, looks=looks, seen_ns=frame.pts_ns)
+        track = replace(
+            track,
+            motion=moved,
+            box=face.box,
+            landmarks=face.landmarks,
+            score=face.score,
+            looks=looks,
+            seen_seq=frame.seq,
+            seen_ns=frame.pts_ns,
+        )
         height, width = frame.image.shape[:2]
         quality = self._gate.judge(face, width, height, predicted=False)
         chosen = quality.passed and self._wants(track, quality.score, frame.pts_ns)
@@ -205,7 +220,8 @@ def _assign(cost: Floats, rows: list[int], columns: list[int]) -> dict[int, int]
 
 
 def _begun(number: int, face: Face) -> Tracklet:
-    return Tracklet(number, motion.first(face.box), face, appearance(face.crop), face.pts_ns, face.pts_ns)
+    here, looks, now = motion.first(face.box), appearance(face.crop), face.pts_ns
+    return Tracklet(number, here, face.box, face.landmarks, face.score, looks, now, face.seq, now)
 
 
 def _moved(track: Tracklet, pts_ns: int) -> Tracklet:
@@ -214,12 +230,12 @@ def _moved(track: Tracklet, pts_ns: int) -> Tracklet:
 
 
 def _carried(track: Tracklet, frame: Frame) -> Face:
-    """The face last seen, moved and scaled with the box of its track, cut out of ``frame``."""
-    old, new = track.seen.box, track.motion.box
+    """The face of ``track``, moved and scaled with its box, cut out of ``frame``."""
+    old, new = track.box, track.motion.box
     scale = (new[2:] - new[:2]) / np.maximum(old[2:] - old[:2], 1e-3)
-    landmarks = ((track.seen.landmarks - old[:2]) * scale + new[:2]).astype(np.float32)
+    landmarks = ((track.landmarks - old[:2]) * scale + new[:2]).astype(np.float32)
     crop = align(frame.image, landmarks)
-    return Face(frame.stream, frame.epoch, frame.seq, frame.pts_ns, new, track.seen.score, landmarks, crop)
+    return Face(frame.stream, frame.epoch, frame.seq, frame.pts_ns, new, track.score, landmarks, crop)
 
 
 def _id(frame: Frame, track: Tracklet) -> str:

@@ -192,7 +192,7 @@ def _part(name: str, spec: dict[str, Any]) -> Part:
     try:
         return Part(**spec)
     except ValidationError as error:
-        message = f"{name!r}: {_first_mistake(error)}"
+        message = f"{name!r}: {first_mistake(error)}"
         raise GraphError(message) from error
 
 
@@ -289,7 +289,7 @@ def load(path: str | Path, values: Mapping[str, str] | None = None) -> Graph:
     try:
         declaration = Declaration(**_substitute(declared, variables, Path(path)))
     except (ValidationError, TypeError) as error:
-        message = f"{path}: {_first_mistake(error)}"
+        message = f"{path}: {first_mistake(error)}"
         raise GraphError(message) from error
     return Graph(
         declaration.stages,
@@ -331,7 +331,7 @@ def _substitute(value: Any, variables: Mapping[str, str], path: Path) -> Any:
     return value
 
 
-def _first_mistake(error: Exception) -> str:
+def first_mistake(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     first = error.errors()[0]

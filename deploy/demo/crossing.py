@@ -14,7 +14,7 @@ import numpy as np
 from deploy.demo.film import FPS, Detect, Shot, blend, clip_path, gradient, largest, read_reel, record, view, write_json
 from pipeline.packets import Floats, Pixels
 
-SIZE = (960, 544)
+SIZE = (960, 540)
 SECONDS = 4
 TILE_PX = 260
 

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from pipeline.commands.options import Device, Engine, GraphFile, Threads, Values, Window, loaded
+from pipeline.errors import SourceError
 from pipeline.graph import Graph
 from pipeline.records import FrameRecord, TrackRecord
 from pipeline.runners.local import open_source, run_local
@@ -39,6 +40,9 @@ def run(
             watch(tally, walk)
 
         run_local(declared, source, window=window, threads=threads, on_journey=arrived)
+    if tally.units and not tally.frames:
+        message = f"none of the {tally.units} units of the input could be decoded; re-encode it or choose another"
+        raise SourceError(message)
     console.print(tally.table())
     console.print(tally.summary(), highlight=False)
     for name, path in outputs(declared):
@@ -49,7 +53,7 @@ class Tally:
     """What a run has seen so far: frames, speed, and the last word on each track."""
 
     def __init__(self) -> None:
-        self.frames = self.faces = self.lost = 0
+        self.units = self.frames = self.faces = self.lost = 0
         self.tracks: dict[str, TrackRecord] = {}
         self._since = time.perf_counter()
         self.first_frame_s = 0.0
@@ -61,6 +65,7 @@ class Tally:
 
     def take(self, journey: Journey) -> None:
         """Count what a journey gave."""
+        self.units += len(journey.chunk.units)
         self.frames += journey.frames
         if self.frames and not self.first_frame_s:
             self.first_frame_s = self.seconds

@@ -51,7 +51,7 @@ class VideoFile(Source):
         yield from _chunks(_demux(self._container, self._video), self._stream, self._codec, self._units)
         index, size = self._video.index_entries, self._container.size
         whole = sum(entry.pos + entry.size <= size for entry in index)
-        if 0 < size and whole < len(index):
+        if size > 0 and whole < len(index):
             message = (
                 f"{self._path} is truncated: {whole} of its {len(index)} frames are there; "
                 "they were analysed, fetch the file again for the rest"

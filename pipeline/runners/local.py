@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from typing import Any
 
 from pipeline.edges import Source
@@ -15,9 +16,11 @@ from pipeline.errors import GraphError, SourceError
 from pipeline.graph import Graph
 from pipeline.packets import Chunk
 from pipeline.runners.worker import Worker
-from pipeline.walk import Journey, Walk
+from pipeline.walk import Call, Journey, Walk
 
 OnJourney = Callable[[Journey, Walk], None]
+Deliver = Callable[[Journey], None]
+CallStage = Callable[[Journey, list[Any]], list[Any]]
 
 
 def run_local(
@@ -27,6 +30,9 @@ def run_local(
     window: int = 3,
     threads: int = 2,
     on_journey: OnJourney = lambda journey, walk: None,
+    elsewhere: Mapping[str, CallStage] | None = None,
+    deliver: Deliver | None = None,
+    states: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Run until the source ends, or until Ctrl-C; then what is on its way is finished and the outputs are closed.
 
@@ -37,21 +43,29 @@ def run_local(
         threads: Threads that call stages. With 0 everything runs one after the other in the calling
             thread: the reference, which gives the same records.
         on_journey: Told of each finished micro-batch, in order.
+        elsewhere: How to call the stages that do not run in this process, by name; none of them is built here.
+        deliver: Makes safe what came of a micro-batch, or why nothing came of it; called in order, one after
+            the other. Without it the first journey that failed ends the run, and the others are committed.
+        states: What the stages remembered of each stream when another worker left off.
 
     Raises:
         PipelineError: What ended the first journey that failed; outputs are closed before.
     """
     with ExitStack() as stack:
         opened = stack.enter_context(closing(source or open_source(graph)))
-        workers = {name: stack.enter_context(closing(worker)) for name, worker in _workers(graph)}
+        here = {n: stack.enter_context(closing(worker)) for n, worker in workers(graph, set(elsewhere or ()))}
+        for stream, remembered in (states or {}).items():
+            for name, state in remembered.items():
+                here[name].restore(stream, state)
+        stages: dict[str, CallStage] = {**here, **(elsewhere or {})}
         if threads:
             pools = _pools(graph, threads)
             for pool in set(pools.values()):
                 stack.enter_context(pool)
-            call = _threaded(workers, pools)
+            call = _threaded(stages, pools)
         else:
-            call, window = _inline(workers), 1
-        asyncio.run(_drive(Walk(graph, call), opened, window, on_journey))
+            call, window = _inline(stages), 1
+        asyncio.run(_drive(Walk(graph, call), opened, window, deliver or partial(_commit, opened), on_journey))
 
 
 def open_source(graph: Graph) -> Source:
@@ -68,9 +82,11 @@ def open_source(graph: Graph) -> Source:
     return built
 
 
-def _workers(graph: Graph) -> Iterator[tuple[str, Worker]]:
+def workers(graph: Graph, elsewhere: Set[str] = frozenset()) -> Iterator[tuple[str, Worker]]:
+    """Build the stages and sinks of ``graph`` that are not ``elsewhere``."""
     for name in graph.order:
-        yield name, Worker(name, graph.build_stage(name))
+        if name not in elsewhere:
+            yield name, Worker(name, graph.build_stage(name))
     for name, sink in graph.sinks.items():
         yield name, Worker(name, graph.build(sink))
 
@@ -85,30 +101,30 @@ def _names(graph: Graph) -> tuple[str, ...]:
     return (*graph.order, *graph.sinks)
 
 
-def _threaded(workers: dict[str, Worker], pools: dict[str, ThreadPoolExecutor]) -> Callable[..., Awaitable[list[Any]]]:
+def _threaded(stages: Mapping[str, CallStage], pools: Mapping[str, ThreadPoolExecutor]) -> Call:
     async def call(name: str, journey: Journey, batch: list[Any]) -> list[Any]:
-        return await asyncio.get_running_loop().run_in_executor(pools[name], workers[name], journey, batch)
+        return await asyncio.get_running_loop().run_in_executor(pools[name], stages[name], journey, batch)
 
     return call
 
 
-def _inline(workers: dict[str, Worker]) -> Callable[..., Awaitable[list[Any]]]:
+def _inline(stages: Mapping[str, CallStage]) -> Call:
     async def call(name: str, journey: Journey, batch: list[Any]) -> list[Any]:
-        return workers[name](journey, batch)
+        return stages[name](journey, batch)
 
     return call
 
 
-async def _drive(walk: Walk, source: Source, window: int, on_journey: OnJourney) -> None:
+async def _drive(walk: Walk, source: Source, window: int, deliver: Deliver, on_journey: OnJourney) -> None:
     under_way: deque[asyncio.Task[Journey]] = deque()
     with _interruptible() as stopped:
         chunks, read = iter(source), None
         while not stopped.is_set() and isinstance(read := await asyncio.to_thread(_next, chunks), Chunk):
             under_way.append(walk.start(read))
             if len(under_way) >= window:
-                _arrive(await under_way.popleft(), walk, source, on_journey)
+                await _arrive(under_way.popleft(), walk, deliver, on_journey)
         while under_way:
-            _arrive(await under_way.popleft(), walk, source, on_journey)
+            await _arrive(under_way.popleft(), walk, deliver, on_journey)
         await walk.settle()
     if isinstance(read, SourceError):
         raise read
@@ -122,11 +138,16 @@ def _next(chunks: Iterator[Chunk]) -> Chunk | SourceError | None:
         return error
 
 
-def _arrive(journey: Journey, walk: Walk, source: Source, on_journey: OnJourney) -> None:
+async def _arrive(task: asyncio.Task[Journey], walk: Walk, deliver: Deliver, on_journey: OnJourney) -> None:
+    journey = await task
+    await asyncio.to_thread(deliver, journey)
+    on_journey(journey, walk)
+
+
+def _commit(source: Source, journey: Journey) -> None:
     if journey.error is not None:
         raise journey.error
     source.commit(journey.chunk)
-    on_journey(journey, walk)
 
 
 @contextmanager

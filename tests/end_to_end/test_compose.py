@@ -9,7 +9,7 @@ import pytest
 
 from deploy.demo import crossing, wall
 from deploy.demo.compose import CLIPS, compose, face_detector
-from deploy.demo.film import FPS, Shot, as_rgb, largest, read_reel
+from deploy.demo.film import FPS, Shot, as_rgb, largest, read_picture, read_reel
 from pipeline.errors import SourceError
 
 LANDMARKS = np.array([[0.35, 0.4], [0.65, 0.4], [0.5, 0.55], [0.4, 0.7], [0.6, 0.7]], np.float32)
@@ -140,12 +140,16 @@ def test_composing_again_does_nothing_until_something_changes(tmp_path, clips, t
 
 
 def test_what_is_missing_is_named(tmp_path, clips, texture):
+    stranger = tmp_path / "stranger"
+    stranger.write_text("neither a clip nor a picture")
     with pytest.raises(SourceError, match="clip 'cap12' is missing; run `omote models pull`"):
         compose(tmp_path, {**clips, "cap12": tmp_path / "nothing.mp4"}, texture, middle)
     with pytest.raises(SourceError, match=r"pattern\.mp4' has no frame 30"):
         compose(tmp_path, clips, texture, middle)
-    with pytest.raises(SourceError, match=r"blue\.png' cannot be read"):
-        read_reel(texture, [0]) and pytest.fail("a picture is no clip")
+    with pytest.raises(SourceError, match=r"stranger' cannot be read"):
+        read_reel(stranger, [0])
+    with pytest.raises(SourceError, match=r"stranger' cannot be read"):
+        read_picture(stranger)
 
 
 @pytest.mark.usefixtures("short")

@@ -6,6 +6,7 @@ import json
 import pickle
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -167,7 +168,7 @@ def test_a_track_is_told_again_only_when_what_it_means_has_changed() -> None:
     records = told(film(*faces))
     assert events(records) == [("new", 1, 0), ("update", 1, 2), ("update", 1, 4), ("update", 1, 5), ("end", 1, 9)]
     updates = [record for record in records if isinstance(record, TrackRecord)]
-    for earlier, later in zip(updates, updates[1:], strict=False):
+    for earlier, later in pairwise(updates):
         assert later.before == earlier.after
     assert [(u.after.decision, u.after.mask, u.after.emotion) for u in updates[1:4]] == [
         ("known", "bare", None),

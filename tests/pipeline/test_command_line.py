@@ -31,7 +31,7 @@ stages:
   annotate: {use: "operators.annotate:Annotate", after: slow}
   draw:     {use: "operators.draw:Draw", after: slow}
 sinks:
-  records: {use: "pipeline.edges.files:JsonLines", after: annotate, with: {path: "${out}/records.jsonl", kinds: [frame]}}
+  records: {use: "pipeline.edges.files:JsonLines", after: annotate, with: {path: "${out}/r.jsonl", kinds: [frame]}}
   video:   {use: "pipeline.edges.video_out:AnnotatedVideo", after: draw, with: {path: "${out}/annotated.mp4"}}
 """
 
@@ -111,12 +111,12 @@ def test_run_writes_what_the_graph_declares_and_says_where(
 ) -> None:
     clip = film(noise(10), "clip.mp4", "libx264")
     assert main(["run", graph, f"input={clip}", f"out={tmp_path / 'out'}"]) == 0
-    records = [json.loads(line) for line in (tmp_path / "out" / "records.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (tmp_path / "out" / "r.jsonl").read_text().splitlines()]
     assert [record["frame"]["seq"] for record in records] == list(range(10))
     told = capsys.readouterr().err
     assert "10 frames, 0 faces in" in told
     assert "frames/s" in told
-    for output in ("records.jsonl", "annotated.mp4"):
+    for output in ("r.jsonl", "annotated.mp4"):
         assert str(tmp_path / "out" / output) in told
 
 
@@ -125,7 +125,7 @@ def test_run_gives_the_same_records_with_any_number_of_threads(graph: str, film:
 
     def records(threads: str) -> list[object]:
         assert main(["run", graph, f"input={clip}", f"out={tmp_path / threads}", "--threads", threads]) == 0
-        lines = (tmp_path / threads / "records.jsonl").read_text().splitlines()
+        lines = (tmp_path / threads / "r.jsonl").read_text().splitlines()
         return [{**json.loads(line), "timings_ms": None} for line in lines]
 
     assert records("0") == records("3")

@@ -185,7 +185,7 @@ def test_a_gallery_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_a_gallery_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(SinkError, match="cannot write the gallery .*/file/people.npz: "):
+    with pytest.raises(SinkError, match=r"cannot write the gallery .*/file/people\.npz: "):
         filled()[0].save(tmp_path / "file" / "people.npz")
     with pytest.raises(SinkError, match="cannot write the gallery /dev/full: No space left on device"):
         filled()[0].save("/dev/full")

@@ -100,17 +100,17 @@ def test_a_cycle_is_refused_by_naming_it() -> None:
 
 
 def test_a_stage_that_cannot_take_what_it_is_given_is_refused() -> None:
-    with pytest.raises(GraphError, match="^'find' gives Face but 'judge' takes TrackedFace$"):
+    with pytest.raises(GraphError, match=r"^'find' gives Face but 'judge' takes TrackedFace$"):
         Graph(faces(judge=stage("Judge", "find", limit=1)))
 
 
 def test_a_first_stage_that_takes_no_chunks_is_refused() -> None:
-    with pytest.raises(GraphError, match="^'source' gives Chunk but 'find' takes Frame$"):
+    with pytest.raises(GraphError, match=r"^'source' gives Chunk but 'find' takes Frame$"):
         Graph({"find": stage("Find")})
 
 
 def test_a_sink_that_cannot_take_what_it_is_given_is_refused() -> None:
-    with pytest.raises(GraphError, match="^'find' gives Face but 'video' takes DrawnFrame$"):
+    with pytest.raises(GraphError, match=r"^'find' gives Face but 'video' takes DrawnFrame$"):
         Graph(faces(), sinks={"video": stage("pipeline.edges.video_out:AnnotatedVideo", "find", path="x.mp4")})
 
 
@@ -297,9 +297,9 @@ def test_a_file_with_a_mistake_is_refused_with_one_sentence(text: str, sentence:
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(GraphError, match="cannot read the graph .*nowhere.yaml: No such file"):
+    with pytest.raises(GraphError, match=r"cannot read the graph .*nowhere.yaml: No such file"):
         load(tmp_path / "nowhere.yaml")
-    with pytest.raises(GraphError, match="cannot read the graph .*: Is a directory"):
+    with pytest.raises(GraphError, match=r"cannot read the graph .*: Is a directory"):
         load(tmp_path)
     (tmp_path / "picture.yaml").write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe\x00")
     with pytest.raises(GraphError, match="is not YAML"):
@@ -338,7 +338,7 @@ def test_emotion_at_work_is_let_through_for_medicine_and_safety(purpose: str, tm
 
 def test_everything_sensitive_is_off_until_it_is_asked_for() -> None:
     policy = Policy()
-    assert not (policy.emotion or policy.identification or policy.unmasking)
+    assert not any((policy.emotion, policy.identification, policy.unmasking))
     assert policy.faces == "blurred"
     assert policy.stated("emotion") == "off"
 

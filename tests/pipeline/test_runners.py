@@ -189,7 +189,7 @@ def test_a_stage_that_fails_is_named_with_its_cause_and_outputs_are_closed(run: 
 @pytest.mark.parametrize("error", [SourceError, GraphError])
 def test_what_omote_raises_on_purpose_comes_out_as_it_is(run: Run, error: type[Exception]) -> None:
     source = MemorySource(chunks())
-    with pytest.raises(error, match="^frame 20 is cursed$"):
+    with pytest.raises(error, match=r"^frame 20 is cursed$"):
         run(graph(pause=stage("Fragile", "decode", at=20, error=error)), source)
     assert [chunk.seq for chunk in source.committed] == list(range(10))
 

@@ -338,7 +338,7 @@ def test_a_file_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
         JsonLines(str(tmp_path / "file" / "x.jsonl"))
     with pytest.raises(SinkError, match="Is a directory"):
         JsonLines(str(tmp_path))
-    with pytest.raises(SinkError, match="cannot write /proc/x/y.jsonl"):
+    with pytest.raises(SinkError, match=r"cannot write /proc/x/y\.jsonl"):
         JsonLines("/proc/x/y.jsonl")
 
 

@@ -1,0 +1,210 @@
+"""The same walk on a Ray cluster: stages with state stay with the stream, the others are Ray Serve deployments."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
+
+import ray
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from pipeline.edges import Source
+from pipeline.errors import GraphError, PipelineError, StageError
+from pipeline.graph import Graph
+from pipeline.runners.local import OnJourney, run_local
+from pipeline.runners.worker import Worker
+from pipeline.scale import Scale
+from pipeline.walk import Journey
+
+TRANSIENT = (ray.exceptions.RayError, TimeoutError, ConnectionError)  # a replica died, hung or is not there yet
+
+
+class Stages:
+    """What runs in a replica: the operators of one group of stages, without state."""
+
+    def __init__(self, graph: Graph, names: tuple[str, ...]) -> None:
+        self._workers = {name: Worker(name, graph.build_stage(name)) for name in names}
+
+    def __call__(self, name: str, journey: Journey, batch: list[Any]) -> list[Any]:
+        """What the stage ``name`` gives for ``batch``."""
+        return self._workers[name](journey, batch)
+
+    def pid(self) -> int:
+        """The process of the replica, for whoever wants to kill it."""
+        return os.getpid()
+
+
+@contextmanager
+def cluster(address: str = "", *, cpus: int | None = None) -> Iterator[None]:
+    """A connection to the cluster at ``address``; with none, a cluster of our own that ends with the block.
+
+    Raises:
+        GraphError: There is no cluster at the address.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    given: dict[str, Any] = {"address": address} if address else {"num_cpus": cpus, "include_dashboard": False}
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **given)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        message = f"no Ray cluster answers at {address!r}: {str(error).splitlines()[0]}"
+        raise GraphError(message) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+class Deployments:
+    """The deployments of one graph, and how to call them."""
+
+    def __init__(self, graph: Graph, scale: Scale, application: str = "omote") -> None:
+        """Deploy, and wait until every deployment answers.
+
+        Raises:
+            GraphError: The cluster can never hold the graph, or a deployment was not ready in time.
+        """
+        self._graph, self._scale, self._application = graph, scale, application
+        self._groups = scale.groups(graph)
+        _must_fit(self._groups, scale)
+        serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})
+        self._handles = {name: self._deploy(name, names) for name, names in self._groups.items()}
+        self._of = {stage: self._handles[group] for group, names in self._groups.items() for stage in names}
+        self._ready()
+
+    @property
+    def stages(self) -> frozenset[str]:
+        """Names of the stages that are called here."""
+        return frozenset(self._of)
+
+    def call(self, name: str, journey: Journey, batch: list[Any]) -> list[Any]:
+        """Call a stage, again where its replica died: the stage has no state, so a second call gives the same.
+
+        Raises:
+            StageError: The operator failed, or no replica answered in any of the attempts.
+        """
+        reference, alone = ray.put(batch), _alone(journey)
+        for attempt in range(1, self._scale.attempts + 1):
+            response = self._of[name].remote(name, alone, reference)
+            try:
+                given: list[Any] = response.result(timeout_s=self._scale.call_timeout_s)
+            except TRANSIENT as error:
+                if (own := _own(error)) is not None:
+                    raise own from error
+                response.cancel()  # type: ignore[no-untyped-call]
+                if attempt == self._scale.attempts:
+                    cause = f"no replica answered in {attempt} attempts: {type(error).__name__}"
+                    raise StageError(name, cause) from error
+            else:
+                return given
+        raise StageError(name, "no attempt was made")
+
+    def replicas(self) -> dict[str, int]:
+        """Running replicas by group."""
+        status = serve.status().applications
+        return {
+            name: sum(status[self._name(name)].deployments["Stages"].replica_states.values())
+            for name in self._groups
+            if self._name(name) in status
+        }
+
+    def handle(self, stage: str) -> DeploymentHandle[Any]:
+        """The handle of the deployment that holds ``stage``."""
+        return self._of[stage]
+
+    def close(self) -> None:
+        """Take the deployments down."""
+        for name in self._groups:
+            serve.delete(self._name(name))
+
+    def _name(self, group: str) -> str:
+        return f"{self._application}-{group}"
+
+    def _deploy(self, name: str, names: tuple[str, ...]) -> DeploymentHandle[Any]:
+        wanted = self._scale.of(names)
+        deployment = cast("Any", serve.deployment)(
+            Stages,
+            max_ongoing_requests=max(2, round(wanted.target_ongoing_requests * 2)),
+            ray_actor_options={"num_cpus": wanted.num_cpus, "num_gpus": wanted.num_gpus},
+            autoscaling_config={
+                "min_replicas": wanted.min,
+                "max_replicas": wanted.max,
+                "target_ongoing_requests": wanted.target_ongoing_requests,
+                "upscale_delay_s": self._scale.upscale_delay_s,
+                "downscale_delay_s": self._scale.downscale_delay_s,
+                "metrics_interval_s": 0.5,
+                "look_back_period_s": 1.0,
+            },
+            health_check_period_s=2,
+            health_check_timeout_s=5,
+        )
+        bound = deployment.bind(self._graph, names)
+        return serve.run(bound, name=self._name(name), route_prefix=None, blocking=False)
+
+    def _ready(self) -> None:
+        for group, handle in self._handles.items():
+            try:
+                handle.pid.remote().result(timeout_s=self._scale.patience_s)
+            except (TimeoutError, ray.exceptions.RayError, RuntimeError) as error:
+                self.close()
+                patience = f"{self._scale.patience_s:.0f} s"
+                message = f"the deployment of {group} was not ready within {patience}: {_reason(error)}"
+                raise GraphError(message) from error
+
+
+def run_on_ray(
+    graph: Graph,
+    scale: Scale,
+    source: Source | None = None,
+    *,
+    window: int = 4,
+    on_journey: OnJourney = lambda journey, walk: None,
+) -> None:
+    """Run one source until it ends, its stages without state on the cluster; see ``run_local``.
+
+    Raises:
+        GraphError: The cluster cannot hold the graph.
+        PipelineError: What ended the first journey that failed.
+    """
+    deployments = Deployments(graph, scale)
+    try:
+        # A call that waits for a replica holds a thread, so there are as many as calls under way.
+        elsewhere = {name: partial(deployments.call, name) for name in deployments.stages}
+        run_local(graph, source, window=window, threads=window + 2, on_journey=on_journey, elsewhere=elsewhere)
+    finally:
+        deployments.close()
+
+
+def _alone(journey: Journey) -> Journey:
+    """The journey as a stage without state needs it: whose it is, and nothing that is heavy."""
+    chunk = journey.chunk
+    return Journey(type(chunk)(chunk.stream, chunk.epoch, chunk.seq, chunk.pts_ns, chunk.codec, ()), journey.started)
+
+
+def _own(error: Exception) -> PipelineError | None:
+    """Our own error inside Ray's, if it was the operator that failed and not its replica."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, PipelineError) else None
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+
+
+def _must_fit(groups: dict[str, tuple[str, ...]], scale: Scale) -> None:
+    """Refuse what the cluster as it is can never hold."""
+    have = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    for resource, key in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
+        need = sum(scale.of(names).min * getattr(scale.of(names), key) for names in groups.values())
+        if need > have.get(resource, 0):
+            message = (
+                f"the graph needs {need:g} {resource} for its least number of replicas, and the cluster has "
+                f"{have.get(resource, 0):g}; lower `min` or `{key}` in the scale, or add nodes"
+            )
+            raise GraphError(message)
