@@ -81,7 +81,7 @@ class Explain(Operator[FeltFace, Explanation]):
 
     def _match(self, face: FeltFace, template: Floats) -> Explanation:
         started, crop = time.perf_counter(), face.crop[INNER, INNER]
-        picture, direction = self._picture(crop), torch.from_numpy(template).to(self._device)
+        picture, direction = self._picture(crop), torch.tensor(template, device=self._device)
 
         def cosine(pictures: Tensor) -> Tensor:
             return self._identity.embed(pictures) @ direction
@@ -131,7 +131,7 @@ class Explain(Operator[FeltFace, Explanation]):
         )
 
     def _picture(self, crop: Pixels) -> Tensor:
-        return planar(torch.from_numpy(np.ascontiguousarray(crop))[None].to(self._device))
+        return planar(torch.tensor(crop, device=self._device)[None])  # copied, for packets may be read-only
 
     def _deletion(self, score: Score, picture: Tensor, relevance: Floats) -> dict[str, Any]:
         """How much of the score the most relevant pixels carry, and how much pixels elsewhere."""

@@ -344,7 +344,7 @@ class Explanation(Packet):
         kind: ``match`` or ``emotion``.
         target: The subject or the emotion explained.
         method: Name of the method, such as ``integrated_gradients``.
-        score: The value explained: a cosine similarity or a logit.
+        score: The value explained: a cosine similarity, or the log-odds of an emotion.
         completeness_error: |sum of attributions - (f(x) - f(baseline))| / |f(x) - f(baseline)|;
             NaN where the method has no such property.
         faithfulness: Share of the score lost when the tenth of the pixels that matter most is greyed;

@@ -128,6 +128,8 @@ def main() -> None:
             )
     except PipelineError as error:
         sys.exit(str(error))
+    except OSError as error:
+        sys.exit(f"cannot write the demo to {out}: {error.strerror or error}; free some space or choose another folder")
 
 
 if __name__ == "__main__":

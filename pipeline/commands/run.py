@@ -6,17 +6,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from pipeline.commands.options import Device, Engine, GraphFile, Threads, Values, Window, loaded
-from pipeline.errors import SourceError
+from pipeline.edges import Source
+from pipeline.errors import GraphError, SourceError
 from pipeline.graph import Graph
 from pipeline.records import FrameRecord, TrackRecord
-from pipeline.runners.local import open_source, run_local
+from pipeline.runners.local import OnJourney, open_source, run_local
+from pipeline.scale import Scale, load_scale
 from pipeline.walk import Journey, Walk
 
 
@@ -27,8 +30,11 @@ def run(
     engine: Engine = "auto",
     threads: Threads = 2,
     window: Window = 3,
+    on: Annotated[Literal["local", "ray"], typer.Option(help="In this process, or on a Ray cluster.")] = "local",
+    scale: Annotated[Path | None, typer.Option(help="On Ray: the file of replicas and resources.")] = None,
+    address: Annotated[str, typer.Option(help="On Ray: the cluster; one is started here if empty.")] = "",
 ) -> None:
-    """Run a graph on this machine until its source ends or until Ctrl-C."""
+    """Run a graph until its source ends or until Ctrl-C."""
     console = Console(stderr=True)
     declared = loaded(graph, variables, device, engine)
     source = open_source(declared)
@@ -39,7 +45,10 @@ def run(
             tally.take(journey)
             watch(tally, walk)
 
-        run_local(declared, source, window=window, threads=threads, on_journey=arrived)
+        if on == "ray":
+            _on_ray(declared, source, scale, address, window, arrived)
+        else:
+            run_local(declared, source, window=window, threads=threads, on_journey=arrived)
     if tally.units and not tally.frames:
         message = f"none of the {tally.units} units of the input could be decoded; re-encode it or choose another"
         raise SourceError(message)
@@ -47,6 +56,16 @@ def run(
     console.print(tally.summary(), highlight=False)
     for name, path in outputs(declared):
         console.print(f"  {name:<14}{path}", highlight=False, soft_wrap=True)
+
+
+def _on_ray(graph: Graph, source: Source, scale: Path | None, address: str, window: int, on_journey: OnJourney) -> None:
+    try:
+        from pipeline.runners.on_ray import cluster, run_on_ray  # noqa: PLC0415  (an extra)
+    except ImportError as error:
+        message = "Ray is not installed here: install omote[ray], or run with --on local"
+        raise GraphError(message) from error
+    with cluster(address):
+        run_on_ray(graph, load_scale(scale) if scale else Scale(), source, window=window, on_journey=on_journey)
 
 
 class Tally:

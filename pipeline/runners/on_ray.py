@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
@@ -39,6 +39,13 @@ class Stages:
         return os.getpid()
 
 
+class Door:
+    """Holds the deployments of a graph together, so that they come and go as one application."""
+
+    def __init__(self, *handles: Any) -> None:
+        self._handles = handles
+
+
 @contextmanager
 def cluster(address: str = "", *, cpus: int | None = None) -> Iterator[None]:
     """A connection to the cluster at ``address``; with none, a cluster of our own that ends with the block.
@@ -50,6 +57,8 @@ def cluster(address: str = "", *, cpus: int | None = None) -> Iterator[None]:
         yield
         return
     given: dict[str, Any] = {"address": address} if address else {"num_cpus": cpus, "include_dashboard": False}
+    for name in ("ray", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **given)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -74,9 +83,11 @@ class Deployments:
         self._groups = scale.groups(graph)
         _must_fit(self._groups, scale)
         serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})
-        self._handles = {name: self._deploy(name, names) for name, names in self._groups.items()}
-        self._of = {stage: self._handles[group] for group, names in self._groups.items() for stage in names}
-        self._ready()
+        parts = [self._bound(name, names) for name, names in self._groups.items()]
+        serve.run(_deployed(Door, name="door", ray_actor_options={"num_cpus": 0}).bind(*parts), **self._place)
+        handles = {name: serve.get_deployment_handle(name, application) for name in self._groups}
+        self._of = {stage: handles[group] for group, names in self._groups.items() for stage in names}
+        self._ready(handles)
 
     @property
     def stages(self) -> frozenset[str]:
@@ -107,12 +118,8 @@ class Deployments:
 
     def replicas(self) -> dict[str, int]:
         """Running replicas by group."""
-        status = serve.status().applications
-        return {
-            name: sum(status[self._name(name)].deployments["Stages"].replica_states.values())
-            for name in self._groups
-            if self._name(name) in status
-        }
+        deployed = serve.status().applications[self._application].deployments
+        return {name: _running(deployed[name].replica_states) for name in self._groups}
 
     def handle(self, stage: str) -> DeploymentHandle[Any]:
         """The handle of the deployment that holds ``stage``."""
@@ -120,16 +127,17 @@ class Deployments:
 
     def close(self) -> None:
         """Take the deployments down."""
-        for name in self._groups:
-            serve.delete(self._name(name))
+        serve.delete(self._application)
 
-    def _name(self, group: str) -> str:
-        return f"{self._application}-{group}"
+    @property
+    def _place(self) -> dict[str, Any]:
+        return {"name": self._application, "route_prefix": None}
 
-    def _deploy(self, name: str, names: tuple[str, ...]) -> DeploymentHandle[Any]:
+    def _bound(self, name: str, names: tuple[str, ...]) -> Any:
         wanted = self._scale.of(names)
-        deployment = cast("Any", serve.deployment)(
+        deployment = _deployed(
             Stages,
+            name=name,
             max_ongoing_requests=max(2, round(wanted.target_ongoing_requests * 2)),
             ray_actor_options={"num_cpus": wanted.num_cpus, "num_gpus": wanted.num_gpus},
             autoscaling_config={
@@ -144,11 +152,10 @@ class Deployments:
             health_check_period_s=2,
             health_check_timeout_s=5,
         )
-        bound = deployment.bind(self._graph, names)
-        return serve.run(bound, name=self._name(name), route_prefix=None, blocking=False)
+        return deployment.bind(self._graph, names)
 
-    def _ready(self) -> None:
-        for group, handle in self._handles.items():
+    def _ready(self, handles: dict[str, DeploymentHandle[Any]]) -> None:
+        for group, handle in handles.items():
             try:
                 handle.pid.remote().result(timeout_s=self._scale.patience_s)
             except (TimeoutError, ray.exceptions.RayError, RuntimeError) as error:
@@ -179,6 +186,15 @@ def run_on_ray(
         run_local(graph, source, window=window, threads=window + 2, on_journey=on_journey, elsewhere=elsewhere)
     finally:
         deployments.close()
+
+
+def _deployed(kind: type, **options: Any) -> Any:
+    """``kind`` as a Serve deployment; Ray types the call of its decorator as one without options."""
+    return cast("Any", serve.deployment)(kind, **options)
+
+
+def _running(replicas: Mapping[Any, int]) -> int:
+    return sum(count for state, count in replicas.items() if state.value == "RUNNING")
 
 
 def _alone(journey: Journey) -> Journey:

@@ -83,6 +83,12 @@ def test_a_match_is_explained_completely(small_nets, gallery):
     assert found.method == "cosine_contributions"
 
 
+def test_read_only_packets_are_explained(small_nets, gallery):
+    both = replace(matched(), emotion=felt().emotion, emotion_changed=True)
+    both.crop.flags.writeable = False
+    assert len(list(Explain(TORCH, gallery)([both]))) == 2
+
+
 def test_maps_fit_the_picture_and_are_scaled(small_nets, gallery):
     match, emotion = Explain(TORCH, gallery)([matched(), felt()])
     assert match.crop.shape == match.reference.shape == emotion.crop.shape == (112, 112, 3)
