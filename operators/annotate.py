@@ -33,10 +33,19 @@ from pipeline.records import (
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """What has been told of a track: its summary, and the summary last published."""
+    """What has been told of a track.
+
+    Attributes:
+        now: Its summary.
+        told: The summary last published.
+        stream: Its stream.
+        seen: The frame in which it was last seen.
+    """
 
     now: TrackSummary
     told: TrackSummary
+    stream: StreamRef
+    seen: FrameRef
 
 
 class Annotate(KeyedOperator[Frame | FeltFace, FrameRecord | TrackRecord | MatchRecord, Mapping[str, Life]]):
@@ -75,6 +84,10 @@ class Annotate(KeyedOperator[Frame | FeltFace, FrameRecord | TrackRecord | Match
             out += self._frame(frame, faces.get(frame.seq, []), lives)
         return lives, out
 
+    def finish(self, state: Mapping[str, Life]) -> Iterable[TrackRecord]:
+        """The end of every track that is still there."""
+        return [_ended(track, life) for track, life in state.items()]
+
     def _frame(
         self, frame: Frame, faces: list[FeltFace], lives: dict[str, Life]
     ) -> list[FrameRecord | TrackRecord | MatchRecord]:
@@ -88,14 +101,18 @@ class Annotate(KeyedOperator[Frame | FeltFace, FrameRecord | TrackRecord | Match
             if face.first_match:
                 out.append(_match(face, record, stream, at))
         for track in [t for t, life in lives.items() if self._over(life, frame)]:
-            life = lives.pop(track)
-            out.append(
-                TrackRecord(event="end", stream=stream, frame=at, track_id=track, before=life.told, after=life.now)
-            )
+            out.append(_ended(track, lives.pop(track)))
         return out
 
     def _over(self, life: Life, frame: Frame) -> bool:
-        return frame.last or frame.pts_ns - life.now.last_pts_ns > self._end_ns
+        return frame.epoch != life.stream.epoch or frame.pts_ns - life.now.last_pts_ns > self._end_ns
+
+
+def _ended(track: str, life: Life) -> TrackRecord:
+    """``end``, dated to the frame in which the track was last seen."""
+    return TrackRecord(
+        event="end", stream=life.stream, frame=life.seen, track_id=track, before=life.told, after=life.now
+    )
 
 
 def frame_ref(frame: Frame) -> FrameRef:
@@ -209,9 +226,9 @@ def _told(lives: dict[str, Life], face: FeltFace, stream: StreamRef, at: FrameRe
     life = lives.get(face.track_id)
     now = _summary(face, life.now if life else None)
     if life and _meaning(now) == _meaning(life.told):
-        lives[face.track_id] = replace(life, now=now)
+        lives[face.track_id] = replace(life, now=now, seen=at)
         return []
-    lives[face.track_id] = Life(now, now)
+    lives[face.track_id] = Life(now, now, stream, at)
     before = life.told if life else None
     event: Literal["new", "update"] = "update" if life else "new"
     return [TrackRecord(event=event, stream=stream, frame=at, track_id=face.track_id, before=before, after=now)]

@@ -85,8 +85,6 @@ class Decode(KeyedOperator[Chunk, Frame, DecodeState]):
             state = self._take(state, chunk, pictures, frames)
         if chunk.closed and not still:
             state = self._take(state, chunk, self._rest(chunk), frames)
-        if chunk.last and frames:
-            frames[-1] = replace(frames[-1], last=True)
         return state
 
     def _take(

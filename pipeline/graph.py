@@ -332,6 +332,7 @@ def _substitute(value: Any, variables: Mapping[str, str], path: Path) -> Any:
 
 
 def first_mistake(error: Exception) -> str:
+    """One sentence about the first thing that is wrong, with the place where it stands."""
     if not isinstance(error, ValidationError):
         return str(error)
     first = error.errors()[0]

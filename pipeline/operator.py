@@ -43,5 +43,9 @@ class KeyedOperator(ABC, Generic[In, Out, State]):
     def __call__(self, state: State, batch: Sequence[In]) -> tuple[State, Iterable[Out]]:
         """Process packets of one stream, in stream order."""
 
+    def finish(self, state: State) -> Iterable[Out]:
+        """What is left to say once the stream is over; called once, after its last batch."""
+        return ()
+
     def close(self) -> None:
         """Release what ``__init__`` took."""

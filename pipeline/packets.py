@@ -111,13 +111,11 @@ class Frame(Packet):
         image: (H, W, 3) uint8 RGB.
         dropped_before: Pictures lost to damage, or left out by the source, between the frame before and this one.
         capture_ns: Wall clock of the capture, nanoseconds since 1970; 0 where it is not known.
-        last: Whether the stream is over after it.
     """
 
     image: Pixels
     dropped_before: int = 0
     capture_ns: int = 0
-    last: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from pipeline.graph import Graph
 from pipeline.packets import Chunk, Frame
 from pipeline.records import FrameRecord
 
+
 @dataclass(slots=True)
 class Journey:
     """One micro-batch on its way, and what came of it.
@@ -131,7 +132,8 @@ class Walk:
     async def _visit(self, name: str, batch: list[Any], journey: Journey, before: Passage, own: Passage) -> list[Any]:
         if name in self._ordered:
             await before.passed[name].wait()
-        given = await self._timed(name, batch, journey) if batch else []
+        ends = journey.chunk.last and name in self._graph.stages  # a stage with state may have something left to say
+        given = await self._timed(name, batch, journey) if batch or (ends and name in self._ordered) else []
         if name in self._ordered:
             own.passed[name].set()
         return given

@@ -1,4 +1,4 @@
-"""The loop a user writes with facenet-pytorch's MTCNN: read a frame, find the faces. Prints seconds and faces as JSON."""
+"""The loop a user writes with facenet-pytorch's MTCNN: read a frame, find the faces. Prints its figures as JSON."""
 
 import json
 import sys

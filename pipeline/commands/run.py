@@ -43,6 +43,7 @@ def run(
 
         def arrived(journey: Journey, walk: Walk) -> None:
             tally.take(journey)
+            tally.dropped = walk.dropped
             watch(tally, walk)
 
         if on == "ray":
@@ -74,6 +75,7 @@ class Tally:
     def __init__(self) -> None:
         self.units = self.frames = self.faces = self.lost = 0
         self.tracks: dict[str, TrackRecord] = {}
+        self.dropped: dict[str, int] = {}
         self._since = time.perf_counter()
         self.first_frame_s = 0.0
 
@@ -101,8 +103,9 @@ class Tally:
     def summary(self) -> str:
         """One line for the terminal."""
         lost = f", {self.lost} damaged units lost" if self.lost else ""
+        aside = "".join(f", {count} batches of {name} dropped" for name, count in self.dropped.items())
         speed = self.frames / max(self.seconds, 1e-9)
-        return f"{self.frames} frames, {self.faces} faces in {self.seconds:.1f} s ({speed:.1f} frames/s){lost}"
+        return f"{self.frames} frames, {self.faces} faces in {self.seconds:.1f} s ({speed:.1f} frames/s){lost}{aside}"
 
     def table(self) -> Table:
         """One row a track."""

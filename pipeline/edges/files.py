@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -105,7 +105,12 @@ class Webcam(Source):
         self._stream, self._units, self._codec = stream, units, _codec(self._video, 0)
 
     def __iter__(self) -> Iterator[Chunk]:
-        return _chunks(_demux(self._container, self._video), self._stream, self._codec, self._units)
+        units = _demux(self._container, self._video)
+        for number in count():
+            batch = tuple(islice(units, self._units))  # nothing is read ahead: a camera must not lag
+            if not batch:
+                return
+            yield Chunk(self._stream, 0, number, batch[0].pts_ns or 0, self._codec, batch)
 
     def commit(self, chunk: Chunk) -> None:
         """A camera keeps no position."""

@@ -111,7 +111,9 @@ class KafkaServer:
         command = [*tool, "format", "-t", identity, "-c", "server.properties"]
         done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
         if done.returncode:
-            message = f"Kafka does not take its configuration {self.folder / 'server.properties'}: {done.stderr.strip()}"
+            message = (
+                f"Kafka does not take its configuration {self.folder / 'server.properties'}: {done.stderr.strip()}"
+            )
             raise PipelineError(message)
 
     def _answers(self) -> bool:

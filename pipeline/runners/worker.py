@@ -43,7 +43,7 @@ class Worker:
             stream = journey.chunk.stream
             state = self._states.get(stream)
             state, given = self._built(self._built.start(stream) if state is None else state, batch)
-            out = list(given)
+            out = [*given, *(self._built.finish(state) if journey.chunk.last else ())]
             self._states[stream] = journey.states[self._name] = state
             return out
         if hasattr(self._built, "write"):

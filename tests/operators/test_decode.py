@@ -143,7 +143,6 @@ def test_a_picture_that_others_refer_to_may_be_lost_and_the_film_goes_on(film: F
     frames = decoded(with_unit(chunks, 6, DAMAGE["zeroed"]))
     assert len(frames) >= 18
     assert sum(frame.dropped_before for frame in frames) == 20 - len(frames)
-    assert frames[-1].last
 
 
 def test_what_an_edit_list_hides_is_decoded_and_not_shown() -> None:
@@ -171,7 +170,6 @@ def test_stills_may_differ_in_size_and_kind() -> None:
     frames = decoded([stills(still(small), still(large), still(large, ".jpg"), still(small, ".bmp"))])
     assert [frame.image.shape for frame in frames] == [(8, 8, 3), (31, 17, 3), (31, 17, 3), (8, 8, 3)]
     np.testing.assert_array_equal(frames[1].image, large)
-    assert [frame.last for frame in frames] == [False, False, False, True]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -236,15 +234,9 @@ def test_a_still_that_claims_to_be_enormous_is_lost_and_counted() -> None:
 def test_the_result_does_not_depend_on_how_the_stream_is_cut(film: Film, size: int, together: int) -> None:
     file = film(noise(11), "clip.mp4", "libx264")
     whole, cut = decoded(units_of(file, 100)), decoded(units_of(file, size), together)
-    assert [(f.seq, f.pts_ns, f.last) for f in cut] == [(f.seq, f.pts_ns, f.last) for f in whole]
+    assert [(f.seq, f.pts_ns) for f in cut] == [(f.seq, f.pts_ns) for f in whole]
     for one, other in zip(cut, whole, strict=True):
         np.testing.assert_array_equal(one.image, other.image)
-
-
-@pytest.mark.parametrize("codec", ["mjpeg", "libx264"])
-def test_only_the_very_last_frame_says_that_it_is(film: Film, codec: str) -> None:
-    frames = decoded(units_of(film(noise(10), "clip.mkv", codec), 4))
-    assert [frame.last for frame in frames] == [False] * 9 + [True]
 
 
 def test_every_nth_picture_is_given_whatever_the_cut(film: Film) -> None:

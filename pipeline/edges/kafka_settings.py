@@ -1,0 +1,213 @@
+"""How to reach Kafka: addresses, security, limits; and its errors in one sentence."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka.errors import (
+    AuthorizationError,
+    InvalidProducerEpochError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    ProducerFencedError,
+    RecordListTooLargeError,
+    SaslAuthenticationFailedError,
+)
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from pipeline.errors import PipelineError, SinkError, SourceError
+
+MESSAGE_BYTES = 8 * 1024 * 1024
+CONNECT_MS = 3_000  # a wrong address has its answer within 5 s
+FETCH_MESSAGES = 4  # largest messages that one fetch of a partition may hold
+
+Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
+
+
+class Fenced(SinkError):
+    """A newer worker has taken over the partition: this one must end, and nothing of it will be seen."""
+
+
+class TooLarge(SinkError):
+    """A message is larger than a limit on its way; the next one may fit."""
+
+
+class KafkaSettings(BaseModel):
+    """Where Kafka is and how to be let in. Holds where the password is, never the password.
+
+    Attributes:
+        servers: ``host:port`` of one broker or several, with commas.
+        prefix: What the names of omote's topics begin with.
+        security: ``PLAINTEXT``, ``SSL``, ``SASL_PLAINTEXT`` or ``SASL_SSL``.
+        mechanism: How SASL proves who the user is.
+        user: Name of the SASL user.
+        password_env: Environment variable that holds the password.
+        password_file: File that holds the password; it goes before the variable.
+        ca_file: PEM file of the authority that signed the brokers' certificates; the system's own if None.
+        message_bytes: Largest message, sent or read.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    servers: str = "localhost:9092"
+    prefix: str = Field(default="omote.", pattern=r"^[a-zA-Z0-9._-]*$")
+    security: Protocol = "PLAINTEXT"
+    mechanism: Mechanism = "SCRAM-SHA-512"
+    user: str = ""
+    password_env: str = "OMOTE_KAFKA_PASSWORD"
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    message_bytes: int = Field(default=MESSAGE_BYTES, ge=1024)
+
+    @model_validator(mode="after")
+    def _has_user(self) -> KafkaSettings:
+        if self.security.startswith("SASL") and not self.user:
+            message = f"security {self.security} needs a user"
+            raise ValueError(message)
+        return self
+
+    @classmethod
+    def from_environment(cls, servers: str = "") -> KafkaSettings:
+        """Settings from ``KAFKA_BOOTSTRAP_SERVERS`` and ``OMOTE_KAFKA_<NAME>``, such as ``OMOTE_KAFKA_USER``.
+
+        Args:
+            servers: Goes before the environment, if given.
+
+        Raises:
+            PipelineError: A variable has a value that cannot be.
+        """
+        names = {"servers": "KAFKA_BOOTSTRAP_SERVERS", **{f: f"OMOTE_KAFKA_{f.upper()}" for f in cls.model_fields}}
+        names["servers"] = "KAFKA_BOOTSTRAP_SERVERS"
+        found: dict[str, Any] = {field: os.environ[name] for field, name in names.items() if os.environ.get(name)}
+        try:
+            return cls(**{**found, **({"servers": servers} if servers else {})})
+        except ValidationError as error:
+            first = error.errors(include_input=False)[0]
+            place = ", ".join(names[str(step)] for step in first["loc"]) or "the environment"
+            message = f"{place}: {first['msg'].removeprefix('Value error, ')}"
+            raise PipelineError(message) from error
+
+    def topic(self, name: str) -> str:
+        """Full name of one of omote's topics: ``video`` is ``omote.video.v1``."""
+        return f"{self.prefix}{name}.v1"
+
+    def password(self) -> SecretStr:
+        """The password, read now.
+
+        Raises:
+            PipelineError: Neither the file nor the variable holds one.
+        """
+        try:
+            file = self.password_file
+            return SecretStr(file.read_text().strip() if file else os.environ[self.password_env])
+        except (OSError, KeyError) as error:
+            place = f"the file {self.password_file}" if self.password_file else f"the variable {self.password_env}"
+            message = f"Kafka's user {self.user!r} needs a password, but {place} cannot be read"
+            raise PipelineError(message) from error
+
+    def producer(self, **more: Any) -> KafkaProducer:
+        """A connected producer that waits for nothing longer than 4 s and never makes a topic.
+
+        Raises:
+            SinkError: No broker answers, or none lets it in.
+        """
+        limits = {
+            "max_request_size": self.message_bytes,
+            "max_block_ms": 4_000,
+            "request_timeout_ms": 4_000,
+            "delivery_timeout_ms": 8_000,
+            "linger_ms": 2,
+            "batch_size": 256 * 1024,
+            "allow_auto_create_topics": False,
+        }
+        with self.errors(SinkError):
+            return KafkaProducer(**{**self._connection(), **limits, **more})
+
+    def consumer(self, **more: Any) -> KafkaConsumer:
+        """A connected consumer of no group that sees committed records only, and never makes a topic.
+
+        Raises:
+            SourceError: No broker answers, or none lets it in.
+        """
+        limits = {
+            "group_id": None,
+            "enable_auto_commit": False,
+            "isolation_level": "read_committed",
+            "auto_offset_reset": "earliest",
+            "max_partition_fetch_bytes": self.message_bytes + 64 * 1024,
+            "fetch_max_bytes": FETCH_MESSAGES * self.message_bytes,
+            "fetch_max_wait_ms": 100,
+            "request_timeout_ms": 4_000,
+            "allow_auto_create_topics": False,
+        }
+        with self.errors(SourceError):
+            return KafkaConsumer(**{**self._connection(), **limits, **more})
+
+    def admin(self, **more: Any) -> KafkaAdminClient:
+        """A connected administrator.
+
+        Raises:
+            SourceError: No broker answers, or none lets it in.
+        """
+        with self.errors(SourceError):
+            return KafkaAdminClient(**{**self._connection(), "request_timeout_ms": 5_000, **more})
+
+    @contextmanager
+    def errors(self, kind: type[SourceError] | type[SinkError], doing: str = "reach Kafka") -> Iterator[None]:
+        """Kafka's errors as ours, each one sentence; ``doing`` says what was tried."""
+        try:
+            yield
+        except KafkaError as error:
+            raise self._translated(error, kind, doing) from error
+
+    def _connection(self) -> dict[str, Any]:
+        sasl = {
+            "sasl_mechanism": self.mechanism,
+            "sasl_plain_username": self.user,
+            "sasl_plain_password": self.password().get_secret_value(),
+        }
+        return {
+            "bootstrap_servers": self.servers.split(","),
+            "security_protocol": self.security,
+            "ssl_cafile": str(self.ca_file) if self.ca_file else None,
+            "client_id": "omote",
+            "bootstrap_timeout_ms": CONNECT_MS,
+            "reconnect_backoff_max_ms": 500,
+            "metrics_enabled": False,
+            **(sasl if self.security.startswith("SASL") else {}),
+        }
+
+    def _translated(self, error: KafkaError, kind: type[PipelineError], doing: str) -> PipelineError:
+        name = type(error).__name__.removesuffix("Error")
+        if isinstance(error, (ProducerFencedError, InvalidProducerEpochError)):
+            return Fenced(f"cannot {doing}: another worker has taken over")
+        if isinstance(error, (MessageSizeTooLargeError, RecordListTooLargeError)):
+            return TooLarge(f"cannot {doing}: a message is larger than a limit allows; `omote doctor` says which limit")
+        if isinstance(error, (AuthorizationError, SaslAuthenticationFailedError)):
+            who = f"user {self.user!r}" if self.user else "an unnamed user"
+            return kind(f"Kafka at {self.servers} does not allow {who} to {doing} ({name})")
+        if "bootstrap" in str(error):
+            return kind(self._unreachable())
+        return kind(f"cannot {doing} at {self.servers}: {error.args[0] if error.args else name}")
+
+    def _unreachable(self) -> str:
+        """Why no client could be set up: nobody is there, or somebody who speaks otherwise."""
+        for address in self.servers.split(","):
+            host, _, port = address.strip().rpartition(":")
+            try:
+                socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
+            except (OSError, ValueError):
+                continue
+            who = f" as user {self.user!r}" if self.user else ""
+            return (
+                f"{address} answers but does not let omote in{who} over {self.security}; "
+                "check the security protocol, the user and the password, and that it is Kafka"
+            )
+        return f"no Kafka answers at {self.servers}; check the address, or start one with `omote up`"
