@@ -9,7 +9,7 @@ HIDDEN = "***"
 # Up to the last `@` of the word, for a password may hold `@` and `/` where nobody encoded them.
 _USER = re.compile(r"([a-z][a-z0-9+.-]*://)[^\s\"<>]*@", re.IGNORECASE)
 _SECRET = re.compile(
-    r"((?:^|[?&;\s])(?:[\w-]*(?:password|passwd|secret|token|signature)|pass|pwd|psw|auth|api[_-]?key|key|user|usr)=)"
+    r"(\b[\w-]*(?:password|passwd|secret|token)=|[?&;/_](?:user|usr|pass|pwd|psw|auth|key|api[_-]?key|signature)=)"
     r"[^&#;\s\"<>]+",
     re.IGNORECASE,
 )

@@ -17,6 +17,9 @@ import pipeline.testing
 from operators import weights
 from pipeline.errors import WeightsError
 
+# Before anything imports Ray: a cluster of these tests is theirs alone, and reports to nobody.
+os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
+
 NETS = ("retinaface", "mobilefacenet", "expression")
 Picture = np.ndarray
 

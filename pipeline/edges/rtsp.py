@@ -17,8 +17,9 @@ import av
 import av.error
 from av.container import InputContainer
 
-from pipeline.edges import Source, units
+from pipeline.edges import Source
 from pipeline.edges.backlog import PATIENCE_S, Arrival, Backlog
+from pipeline.edges.units import codec_of, unit_of
 from pipeline.errors import PipelineError, SourceError
 from pipeline.packets import Chunk, Unit
 from pipeline.redact import redact
@@ -234,9 +235,10 @@ class RtspSource(Source):
             while not self._stopped.is_set():
                 self._began_s = self._clock()
                 reason = self._session()
-                lost = self.last_progress_s() >= OFFLINE_S
-                self._tell("offline" if lost or self._stopped.is_set() else "reconnecting", reason)
-                self._stopped.wait(self._backoff.after(self._progress_s - self._began_s))
+                if not self._stopped.is_set():
+                    self._tell("offline" if self.last_progress_s() >= OFFLINE_S else "reconnecting", reason)
+                    self._stopped.wait(self._backoff.after(self._progress_s - self._began_s))
+            self._tell("offline", "stopped")
         finally:
             self._backlog.close()
 
@@ -260,15 +262,16 @@ class RtspSource(Source):
         if not container.streams.video:
             return "the server has sound but no video at this address"
         video = container.streams.video[0]
-        codec, timeline, epoch = units.codec(video), Timeline(), 0
+        codec, timeline, epoch = codec_of(video), Timeline(), 0
         for packet in container.demux(video):
             if self._stopped.is_set():
-                return "stopped"
+                break
             if not packet.size:
                 continue
             self._progress_s = at_s = self._clock()
-            epoch = epoch or self._epoch_of(self.stream)
-            unit = timeline.place(units.unit(packet), at_s)
+            if not epoch:
+                epoch, self._began_s = self._epoch_of(self.stream), at_s
+            unit = timeline.place(unit_of(packet), at_s)
             pts_ns = timeline.now_ns if unit.pts_ns is None else unit.pts_ns
             self._backlog.put(Arrival(unit, epoch, codec, pts_ns, time.time_ns(), at_s))
             self._tell("online", "", epoch, pts_ns)
@@ -300,7 +303,7 @@ def _check(url: str, keep: str) -> None:
 
 def _name(url: str) -> str:
     parts = urlsplit(url)
-    return parts.path.strip("/").replace("/", "-") or str(parts.hostname)
+    return redact(parts.path).strip("/").replace("/", "-") or str(parts.hostname)
 
 
 def _options(read_timeout_s: float, ca_file: str) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import islice
 from typing import Literal
@@ -11,19 +11,80 @@ from typing import Literal
 import av
 import av.error
 
+from pipeline.edges import units as demuxed
 from pipeline.errors import SourceError
 from pipeline.packets import Chunk, Codec, Unit
 
 ContentType = Literal["video/mp4", "video/mp2t", "video/h264;unit=au", "image/jpeg"]
 CONTAINERS = {"video/mp4": "mp4", "video/mp2t": "mpegts"}
-CONTENT_TYPES = (*CONTAINERS, "video/h264;unit=au", "image/jpeg")
+ACCESS_UNIT, JPEG = "video/h264;unit=au", "image/jpeg"
+CONTENT_TYPES = (*CONTAINERS, ACCESS_UNIT, JPEG)
 
 Headers = Sequence[tuple[str, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
+class Message:
+    """A message as the broker gave it, and where it lies.
+
+    Attributes:
+        topic: Its topic.
+        partition: Its partition.
+        offset: Its offset in the partition.
+        key: Its key, if it has one.
+        value: Its bytes.
+        headers: Names and values.
+        time_ms: Its timestamp, milliseconds since 1970; 0 where it has none.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+    time_ms: int = 0
+
+    @property
+    def said(self) -> dict[str, str]:
+        """The headers by name."""
+        return {name: content.decode(errors="replace") for name, content in self.headers}
+
+    @property
+    def stream(self) -> str:
+        """Id of its stream; empty where nobody said."""
+        return self.said.get("stream-id") or (self.key or b"").decode(errors="replace")
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerChunk(Chunk):
+    """A chunk that came through a broker; its ``position`` is the offset after its last message, in its own stream.
+
+    Attributes:
+        messages: What it was made of, for the dead-letter topic.
+        watermark: Offset from which the partition must be read again once this chunk is committed. It lags behind
+            ``position`` while messages of other streams wait, or while pictures refer to an earlier key frame.
+        partial: Whether more of its message follows: nothing may be committed yet.
+        replayed: Whether its units were analysed before, by a worker that is no more. They are decoded again, for
+            the sake of those that refer to them, and give no frames.
+    """
+
+    messages: tuple[Message, ...] = ()
+    watermark: int = 0
+    partial: bool = False
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Poison(BrokerChunk):
+    """A message that cannot be read: no units, and the ``reason``. It belongs in the dead-letter topic."""
+
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class VideoMessage:
-    """One message of the video topic.
+    """What one message of the video topic means.
 
     Attributes:
         stream: Id of the stream; the key of the message.
@@ -31,11 +92,15 @@ class VideoMessage:
         seq: Number of the message in its epoch.
         pts_ns: Presentation time of its first picture.
         content_type: A self-contained ``video/mp4`` or ``video/mp2t`` chunk that begins with a key frame, one
-            H.264 access unit, or one JPEG.
+            H.264 access unit (Annex B, no B-frames), or one JPEG.
         data: The encoded bytes.
         keyframe: Whether decoding may start with it.
         eos: Whether the stream is over after it.
         capture_ns: Wall clock of the capture, nanoseconds since 1970; 0 where it is not known.
+        frames: Encoded pictures in it; 0 if unknown. A container that holds fewer was cut off on its way.
+        codec: Name of the codec in a container; empty if unknown.
+        width: Width in pixels, 0 if unknown.
+        height: Height in pixels, 0 if unknown.
     """
 
     stream: str
@@ -47,6 +112,10 @@ class VideoMessage:
     keyframe: bool = True
     eos: bool = False
     capture_ns: int = 0
+    frames: int = 0
+    codec: str = ""
+    width: int = 0
+    height: int = 0
 
     @property
     def headers(self) -> list[tuple[str, bytes]]:
@@ -54,36 +123,49 @@ class VideoMessage:
         said = {
             "content-type": self.content_type,
             "stream-id": self.stream,
-            "epoch": str(self.epoch),
-            "seq": str(self.seq),
-            "pts-ns": str(self.pts_ns),
-            "keyframe": str(int(self.keyframe)),
-            "eos": str(int(self.eos)),
+            "epoch": self.epoch,
+            "seq": self.seq,
+            "pts-ns": self.pts_ns,
+            "keyframe": int(self.keyframe),
+            "eos": int(self.eos),
         }
-        return [(name, value.encode()) for name, value in said.items()]
+        known = {name: value for name in ("frames", "codec", "width", "height") if (value := getattr(self, name))}
+        return [(name, str(value).encode()) for name, value in {**said, **known}.items()]
 
 
-def read(key: bytes | None, value: bytes | None, headers: Headers, capture_ns: int) -> VideoMessage:
+def read(message: Message) -> VideoMessage:
     """The message as its headers describe it.
 
     Raises:
         SourceError: A header is missing or wrong, or there is no value.
     """
-    said = {name: content.decode(errors="replace") for name, content in headers}
-    stream = said.get("stream-id") or (key or b"").decode(errors="replace")
+    said, stream = message.said, message.stream
     content_type = said.get("content-type", "video/mp2t")
     if not stream:
-        message = "the message has neither a key nor a header `stream-id`, so nobody knows whose video it is"
-        raise SourceError(message)
+        text = "the message has neither a key nor a header `stream-id`, so nobody knows whose video it is"
+        raise SourceError(text)
     if content_type not in CONTENT_TYPES:
-        message = f"content-type {content_type!r} is not one of {', '.join(CONTENT_TYPES)}"
-        raise SourceError(message)
-    if not value:
-        message = f"the message of stream {stream!r} is empty"
-        raise SourceError(message)
-    epoch, seq, pts_ns = (_number(said, name) for name in ("epoch", "seq", "pts-ns"))
-    keyframe, eos = said.get("keyframe", "1") == "1", said.get("eos", "0") == "1"
-    return VideoMessage(stream, epoch, seq, pts_ns, content_type, value, keyframe, eos, capture_ns)
+        text = f"content-type {content_type!r} is not one of {', '.join(CONTENT_TYPES)}"
+        raise SourceError(text)
+    if not message.value:
+        text = f"the message of stream {stream!r} is empty"
+        raise SourceError(text)
+    numbers = {name: _number(said, name) for name in ("epoch", "seq", "pts-ns", "frames", "width", "height")}
+    return VideoMessage(
+        stream,
+        numbers["epoch"],
+        numbers["seq"],
+        numbers["pts-ns"],
+        content_type,
+        message.value,
+        keyframe=said.get("keyframe", "1") == "1",
+        eos=said.get("eos", "0") == "1",
+        capture_ns=message.time_ms * 1_000_000,
+        frames=numbers["frames"],
+        codec=said.get("codec", ""),
+        width=numbers["width"],
+        height=numbers["height"],
+    )
 
 
 def _number(said: Mapping[str, str], name: str) -> int:
@@ -94,69 +176,100 @@ def _number(said: Mapping[str, str], name: str) -> int:
         raise SourceError(message) from error
 
 
-def chunks(message: VideoMessage, position: int, size: int = 16) -> list[Chunk]:
-    """The chunks in ``message``, of at most ``size`` units; only the last one moves the stream to ``position``.
+def chunks(video: VideoMessage, message: Message, size: int = 16) -> list[BrokerChunk]:
+    """The chunks in a container, of at most ``size`` units; all but the last are ``partial``.
 
     Raises:
-        SourceError: A container that cannot be opened or holds no picture.
+        SourceError: A container that cannot be opened, holds no picture, or was cut off.
     """
-    codec, units = _units(message)
-    cut = list(_cut(units, size))
-    end = len(cut) - 1
-    return [
-        Chunk(
-            message.stream,
-            message.epoch,
-            message.seq,
-            batch[0].pts_ns or message.pts_ns,
-            codec,
-            batch,
-            closed=number == end and message.content_type in CONTAINERS,
-            last=number == end and message.eos,
-            position=position if number == end else position - 1,
-            capture_ns=message.capture_ns,
-        )
-        for number, batch in enumerate(cut)
+    codec, found = _demuxed(video)
+    cut = list(_cut(found, size))
+    common = BrokerChunk(
+        video.stream,
+        video.epoch,
+        video.seq,
+        video.pts_ns,
+        codec,
+        (),
+        position=message.offset + 1,
+        messages=(message,),
+        partial=True,
+    )
+    made = [
+        replace(common, pts_ns=_first(batch, video), units=batch, capture_ns=_capture(batch, video)) for batch in cut
     ]
+    return [*made[:-1], replace(made[-1], partial=False, closed=True, last=video.eos)]
 
 
-def _cut(units: Sequence[Unit], size: int) -> Iterator[tuple[Unit, ...]]:
-    rest = iter(units)
+def _first(batch: Sequence[Unit], video: VideoMessage) -> int:
+    return video.pts_ns if batch[0].pts_ns is None else batch[0].pts_ns
+
+
+def _capture(batch: Sequence[Unit], video: VideoMessage) -> int:
+    return video.capture_ns and video.capture_ns + _first(batch, video) - video.pts_ns
+
+
+def together(videos: Sequence[VideoMessage], messages: Sequence[Message]) -> BrokerChunk:
+    """Messages of one picture each, of one epoch and one content type, as one chunk."""
+    first, last = videos[0], videos[-1]
+    return BrokerChunk(
+        first.stream,
+        first.epoch,
+        first.seq,
+        first.pts_ns,
+        Codec("still" if first.content_type == JPEG else "h264"),
+        tuple(Unit(each.data, each.pts_ns, each.pts_ns, each.keyframe) for each in videos),
+        closed=last.eos,
+        last=last.eos,
+        position=messages[-1].offset + 1,
+        capture_ns=first.capture_ns,
+        messages=tuple(messages),
+    )
+
+
+def pictures(video: VideoMessage) -> int:
+    """How many encoded pictures a message holds, as far as it can be told without its headers' help."""
+    if video.content_type not in CONTAINERS:
+        return 1
+    try:
+        return video.frames or len(_demuxed(video)[1])
+    except SourceError:
+        return 1
+
+
+def _cut(found: Sequence[Unit], size: int) -> Iterator[tuple[Unit, ...]]:
+    rest = iter(found)
     while batch := tuple(islice(rest, size)):
         yield batch
 
 
-def _units(message: VideoMessage) -> tuple[Codec, list[Unit]]:
-    if message.content_type == "image/jpeg":
-        return Codec("still"), [Unit(message.data, message.pts_ns, message.pts_ns, keyframe=True)]
-    if message.content_type in CONTAINERS:
-        return _demuxed(message)
-    return Codec("h264"), [Unit(message.data, message.pts_ns, message.pts_ns, message.keyframe)]
-
-
 def _demuxed(message: VideoMessage) -> tuple[Codec, list[Unit]]:
+    name = f"message {message.seq} of stream {message.stream!r}"
     try:
         with av.open(BytesIO(message.data), format=CONTAINERS[message.content_type]) as container:
             if not container.streams.video:
-                text = f"message {message.seq} of stream {message.stream!r} has no video in its {message.content_type}"
+                text = f"{name} has no video in its {message.content_type}"
                 raise SourceError(text)
             video = container.streams.video[0]
-            context = video.codec_context
-            codec = Codec(context.name, context.extradata or b"", context.width, context.height, context.pix_fmt or "")
-            tick = float((video.time_base or 0) * 1_000_000_000)
-            raw = [packet for packet in container.demux(video) if packet.size]
-    except av.error.FFmpegError as error:
-        text = f"message {message.seq} of stream {message.stream!r} is no {message.content_type}: {error.strerror}"
+            codec = demuxed.codec(video)
+            found = [demuxed.unit(packet) for packet in container.demux(video) if packet.size]
+    except (av.error.FFmpegError, ValueError) as error:
+        text = f"{name} is no {message.content_type}: {getattr(error, 'strerror', None) or error}"
         raise SourceError(text) from error
-    times = [round(p.pts * tick) for p in raw if p.pts is not None]
-    shift = message.pts_ns - min(times, default=0)
-    return codec, [
-        Unit(
-            bytes(p),
-            None if p.pts is None else round(p.pts * tick) + shift,
-            None if p.dts is None else round(p.dts * tick) + shift,
-            p.is_keyframe,
-            p.is_corrupt,
+    if len(found) < max(message.frames, 1):
+        text = f"{name} holds {len(found)} of its {message.frames or 'unknown number of'} pictures; it was cut off"
+        raise SourceError(text)
+    return codec, _shifted(found, message.pts_ns)
+
+
+def _shifted(found: Sequence[Unit], start_ns: int) -> list[Unit]:
+    """The units in stream time: a container counts from wherever it likes."""
+    shift = start_ns - min((unit.pts_ns for unit in found if unit.pts_ns is not None), default=0)
+    return [
+        replace(
+            unit,
+            pts_ns=None if unit.pts_ns is None else unit.pts_ns + shift,
+            dts_ns=None if unit.dts_ns is None else unit.dts_ns + shift,
         )
-        for p in raw
+        for unit in found
     ]

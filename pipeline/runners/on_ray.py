@@ -67,6 +67,7 @@ def cluster(address: str = "", *, cpus: int | None = None) -> Iterator[None]:
     try:
         yield
     finally:
+        serve.shutdown()
         ray.shutdown()
 
 

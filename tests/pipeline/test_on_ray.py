@@ -29,11 +29,8 @@ SCALE = load_scale(ROOT / "deploy" / "scale" / "laptop.yaml")
 
 @pytest.fixture(scope="module")
 def on_a_cluster() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        with cluster(cpus=4):
-            yield
+    with cluster(cpus=4):
+        yield
 
 
 @pytest.fixture

@@ -1,0 +1,187 @@
+"""The video topic of Kafka as a source."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from threading import Event
+from typing import Any, Literal
+
+from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+
+from pipeline.edges import Source
+from pipeline.edges.assembly import Assembly, newest
+from pipeline.edges.kafka_settings import KafkaSettings
+from pipeline.edges.video_messages import BrokerChunk, Message
+from pipeline.edges.watchdog import OnStuck, end_process, limited
+from pipeline.errors import SourceError
+from pipeline.packets import Chunk
+
+Policy = Literal["lossless", "latest", "adaptive"]
+
+# How much video, in milliseconds, may wait before the older part of it gives way.
+PATIENCE_MS: dict[Policy, float] = {"lossless": math.inf, "latest": 0, "adaptive": 4_000}
+POLL_MS = 250
+LINGER_S = 0.6  # single pictures wait so long for companions
+CATCH_UP_S = 2.0
+STUCK_S = 30.0  # a poll answers within 4 s, also while there is no broker
+
+
+class KafkaSource(Source):
+    """Reads partitions of the video topic, each stream in order.
+
+    ``lossless`` gives every message. ``latest`` begins with the newest and, where messages pile up, keeps of each
+    stream only what follows its newest key frame; ``adaptive`` does so only once more than 4 s of video wait.
+    What is left out is counted in `drops` and in the next chunk.
+    """
+
+    expected_frames = 0
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        partitions: Sequence[int] = (),
+        start: Literal["earliest", "latest"] = "earliest",
+        offsets: Mapping[int, int] | None = None,
+        positions: Mapping[str, int] | None = None,
+        policy: Policy = "lossless",
+        units: int = 16,
+        group: str = "",
+        on_stuck: OnStuck = end_process,
+    ) -> None:
+        """Connect, and find where to begin.
+
+        Args:
+            settings: How to reach Kafka.
+            partitions: Which to read; all of them if empty.
+            start: Where to begin in partitions of which no offset is given or committed.
+            offsets: Where to begin, by partition.
+            positions: By stream, the offset before which everything was analysed already.
+            policy: What to do when messages come faster than they are taken.
+            units: Most encoded units in a chunk.
+            group: Consumer group that `commit` writes to, and whose offsets are the default of ``offsets``.
+            on_stuck: Called when Kafka's client does not return; ends the process if not given.
+
+        Raises:
+            SourceError: No such broker, topic or partition.
+        """
+        if policy not in PATIENCE_MS:
+            message = f"there is no policy {policy!r}; it is one of {', '.join(PATIENCE_MS)}"
+            raise SourceError(message)
+        self._topic, self._settings, self._patience_ms = settings.topic("video"), settings, PATIENCE_MS[policy]
+        self._on_stuck, self._group = on_stuck, group
+        self._stopped = Event()
+        self._done: dict[TopicPartition, int] = {}
+        self._consumer: KafkaConsumer = settings.consumer(group_id=group or None)
+        try:
+            assigned = self._assign(partitions)
+            self._seek(assigned, "latest" if policy == "latest" else start, offsets or {})
+        except SourceError:
+            self._consumer.close(autocommit=False)
+            raise
+        self._assemblies = {tp.partition: Assembly(positions, units) for tp in assigned}
+
+    def __iter__(self) -> Iterator[Chunk]:
+        """Chunks until `stop`; a message that cannot be read comes as `Poison`.
+
+        Raises:
+            SourceError: Kafka no longer lets us read.
+        """
+        since = time.monotonic()
+        while not self._stopped.is_set():
+            for partition, messages in self._waiting():
+                for chunk in self._chunks(self._assemblies[partition], messages):
+                    yield chunk
+                    since = time.monotonic()
+            if time.monotonic() - since > LINGER_S:
+                for assembly in self._assemblies.values():
+                    yield from assembly.settle()
+                since = time.monotonic()
+
+    @property
+    def drops(self) -> dict[tuple[str, str], int]:
+        """Pictures left out, by stream and reason."""
+        return {key: count for assembly in self._assemblies.values() for key, count in assembly.drops.items()}
+
+    def commit(self, chunk: Chunk) -> None:
+        """Remember how far its partition is; the offset is written to the group before the next read."""
+        if self._group and isinstance(chunk, BrokerChunk) and not chunk.partial and chunk.messages:
+            self._done[TopicPartition(self._topic, chunk.messages[0].partition)] = chunk.watermark
+
+    def stop(self) -> None:
+        """Let the iteration end within a quarter of a second; may be called from any thread."""
+        self._stopped.set()
+
+    def close(self) -> None:
+        self.stop()
+        with limited("closing the consumer", STUCK_S, self._on_stuck), self._settings.errors(SourceError):
+            self._write_offsets()
+            self._consumer.close(autocommit=False, timeout_ms=POLL_MS)
+
+    def _assign(self, wanted: Sequence[int]) -> list[TopicPartition]:
+        with self._settings.errors(SourceError, f"read {self._topic}"):
+            there = self._consumer.partitions_for_topic(self._topic) or set()
+        if not there:
+            message = f"there is no topic {self._topic} at {self._settings.servers}; `omote publish` makes it"
+            raise SourceError(message)
+        if unknown := sorted(set(wanted) - there):
+            message = f"{self._topic} has no partition {unknown[0]}; it has {len(there)}, counted from 0"
+            raise SourceError(message)
+        assigned = [TopicPartition(self._topic, number) for number in wanted or sorted(there)]
+        self._consumer.assign(assigned)
+        return assigned
+
+    def _seek(self, assigned: Sequence[TopicPartition], start: str, offsets: Mapping[int, int]) -> None:
+        if start not in {"earliest", "latest"}:
+            message = f"a source begins at earliest or latest, not at {start!r}"
+            raise SourceError(message)
+        with self._settings.errors(SourceError, f"read {self._topic}"):
+            ends = self._consumer.end_offsets(assigned)
+            firsts = self._consumer.beginning_offsets(assigned)
+            for tp in assigned:
+                default = firsts[tp] if start == "earliest" else ends[tp]
+                given = offsets.get(tp.partition, self._committed(tp))
+                self._consumer.seek(tp, default if given is None else min(max(given, firsts[tp]), ends[tp]))
+
+    def _committed(self, tp: TopicPartition) -> int | None:
+        return self._consumer.committed(tp, timeout_ms=4_000) if self._group else None
+
+    def _waiting(self) -> Iterator[tuple[int, list[Message]]]:
+        """The messages that are there, by partition; a policy that may leave out wants to see all of them."""
+        found: dict[int, list[Message]] = {}
+        patience = time.monotonic() + CATCH_UP_S
+        while True:
+            with limited("a poll of Kafka", STUCK_S, self._on_stuck), self._settings.errors(SourceError, "read"):
+                self._write_offsets()
+                for tp, records in self._consumer.poll(timeout_ms=0 if found else POLL_MS).items():
+                    found.setdefault(tp.partition, []).extend(map(message, records))
+            if self._patience_ms == math.inf or time.monotonic() > patience or not self._behind():
+                yield from found.items()
+                return
+
+    def _behind(self) -> bool:
+        assigned = self._consumer.assignment()
+        return any((self._consumer.highwater(tp) or 0) > (self._consumer.position(tp, 1_000) or 0) for tp in assigned)
+
+    def _chunks(self, assembly: Assembly, messages: Sequence[Message]) -> Iterator[BrokerChunk]:
+        kept, left_out = newest(messages, self._patience_ms)
+        if left_out:
+            yield from assembly.settle()
+            assembly.leave_out(left_out)
+        for each in kept:
+            if self._stopped.is_set():
+                return
+            yield from assembly.take(each)
+
+    def _write_offsets(self) -> None:
+        if self._done:
+            done, self._done = self._done, {}
+            self._consumer.commit({tp: OffsetAndMetadata(offset, "", -1) for tp, offset in done.items()}, 4_000)
+
+
+def message(record: Any) -> Message:
+    """What Kafka's client gives, as ours."""
+    headers = tuple((name, content or b"") for name, content in record.headers or ())
+    time_ms = max(record.timestamp or 0, 0)
+    return Message(record.topic, record.partition, record.offset, record.key, record.value, headers, time_ms)

@@ -1,0 +1,149 @@
+"""omote's topics in Kafka: making them, reading them to their end, and the limits that messages meet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import TopicAlreadyExistsError
+
+from pipeline.edges.from_kafka import message
+from pipeline.edges.kafka_settings import KafkaSettings
+from pipeline.edges.video_messages import Message
+from pipeline.errors import SourceError
+
+MINUTE_MS, DAY_MS = 60_000, 86_400_000
+# A dead letter is the message and why it died: it must fit wherever the message did.
+LETTER_BYTES = 64 * 1024
+COMPACTED = {
+    "cleanup.policy": "compact",
+    # A changelog is read whole when a worker takes over: it is kept short.
+    "segment.bytes": str(16 << 20),
+    "segment.ms": str(10 * MINUTE_MS),
+    "min.cleanable.dirty.ratio": "0.1",
+}
+RETENTION_MS = {
+    "video": 5 * MINUTE_MS,
+    "annotations": 7 * DAY_MS,
+    "tracks": 30 * DAY_MS,
+    "matches": DAY_MS,
+    "annotated-video": 5 * MINUTE_MS,
+    "explanations": 7 * DAY_MS,
+    "audit": 365 * DAY_MS,
+    "dlq": 7 * DAY_MS,
+}
+PARTITIONED = ("streams.status", "state", *RETENTION_MS)
+READ_S = 60.0
+
+
+def create_topics(settings: KafkaSettings, partitions: int, replicas: int = -1) -> list[str]:
+    """Make the topics that are not there yet; those that are stay as they are.
+
+    Args:
+        settings: How to reach Kafka.
+        partitions: Of each topic. A worker's state lies in the partition of the same number as its video, so
+            the two must agree.
+        replicas: Of each partition; the broker's own default if -1.
+
+    Returns:
+        Names of the topics that were made.
+
+    Raises:
+        SourceError: Kafka does not let us, or the video topic is there with another number of partitions.
+    """
+    admin = settings.admin()
+    made = []
+    try:
+        with settings.errors(SourceError, "create topics"):
+            there = set(admin.list_topics())
+            for name in (topic for topic in PARTITIONED if settings.topic(topic) not in there):
+                spec = {"num_partitions": partitions, "replication_factor": replicas, "configs": _config(name, settings)}
+                try:
+                    admin.create_topics({settings.topic(name): spec})
+                except TopicAlreadyExistsError:  # another worker was faster
+                    continue
+                made.append(settings.topic(name))
+            admin.wait_for_topics([settings.topic(name) for name in PARTITIONED])
+    finally:
+        admin.close()
+    return made
+
+
+def _config(name: str, settings: KafkaSettings) -> dict[str, str]:
+    letter = LETTER_BYTES if name == "dlq" else 0
+    size = {"max.message.bytes": str(settings.message_bytes + letter), "compression.type": "producer"}
+    kept = {"retention.ms": str(RETENTION_MS[name])} if name in RETENTION_MS else COMPACTED
+    return {**size, **kept}
+
+
+def read_to_end(settings: KafkaSettings, topic: str, partitions: Sequence[int] = ()) -> Iterator[Message]:
+    """Every committed message that is in the topic now, in order within each partition.
+
+    Raises:
+        SourceError: There is no such topic, or its end was not reached within a minute.
+    """
+    consumer = settings.consumer()
+    try:
+        with settings.errors(SourceError, f"read {topic}"):
+            there = consumer.partitions_for_topic(topic)
+            if not there:
+                text = f"there is no topic {topic} at {settings.servers}"
+                raise SourceError(text)
+            assigned = [TopicPartition(topic, number) for number in partitions or sorted(there)]
+            consumer.assign(assigned)
+            consumer.seek_to_beginning(*assigned)
+            yield from _until(consumer, consumer.end_offsets(assigned), topic)
+    finally:
+        consumer.close(autocommit=False, timeout_ms=1_000)
+
+
+def _until(consumer: KafkaConsumer, ends: dict[TopicPartition, int], topic: str) -> Iterator[Message]:
+    patience = time.monotonic() + READ_S
+    while any((consumer.position(tp, 4_000) or 0) < end for tp, end in ends.items()):
+        if time.monotonic() > patience:
+            text = f"{topic} was not read to its end within {READ_S:.0f} s"
+            raise SourceError(text)
+        for tp, records in consumer.poll(timeout_ms=250).items():
+            yield from (message(record) for record in records if record.offset < ends[tp])
+
+
+class Limit(NamedTuple):
+    """How large a message may be at one place on its way: ``bytes``, and the ``setting`` that says so."""
+
+    place: str
+    setting: str
+    bytes: int
+
+
+def limits(settings: KafkaSettings) -> list[Limit]:
+    """Every limit that a video message meets, from the producer to the consumer.
+
+    Raises:
+        SourceError: No broker answers, or there is no video topic.
+    """
+    topic = settings.topic("video")
+    admin = settings.admin()
+    try:
+        with settings.errors(SourceError, "ask for limits"):
+            if topic not in admin.list_topics():
+                text = f"there is no topic {topic} at {settings.servers}; `omote publish` makes it"
+                raise SourceError(text)
+            broker = str(admin.describe_cluster()["brokers"][0]["node_id"])
+            at_broker = _described(admin, ConfigResourceType.BROKER, broker)
+            of_topic = _described(admin, ConfigResourceType.TOPIC, topic)
+    finally:
+        admin.close()
+    return [
+        Limit("the producer", "message_bytes", settings.message_bytes),
+        Limit("the broker", "message.max.bytes", int(at_broker["message.max.bytes"])),
+        Limit(f"the topic {topic}", "max.message.bytes", int(of_topic["max.message.bytes"])),
+        Limit("the consumer", "message_bytes", settings.message_bytes),
+    ]
+
+
+def _described(admin: Any, kind: ConfigResourceType, name: str) -> dict[str, str]:
+    described = admin.describe_configs([ConfigResource(kind, name)])
+    return {key: str(entry["value"]) for key, entry in described[0]["configs"].items()}
