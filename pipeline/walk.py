@@ -155,7 +155,8 @@ class Walk:
             self.dropped[name] = self.dropped.get(name, 0) + 1
             return
         self._waiting[name] = self._waiting.get(name, 0) + 1
-        task = asyncio.create_task(self._run_aside(name, journey, batch))
+        alone = Journey(journey.chunk, journey.started)  # what waits must not hold on to the frames of the others
+        task = asyncio.create_task(self._run_aside(name, alone, batch))
         self._asides.add(task)
         task.add_done_callback(self._asides.discard)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Condition
 
 from pipeline.packets import Codec, Unit
@@ -24,6 +24,7 @@ class Arrival:
         pts_ns: Stream time; that of the unit before where the unit has none.
         capture_ns: Wall clock when it came, nanoseconds since 1970.
         at_s: The same moment by the monotonic clock.
+        missing: Units of the stream that were left out right before it.
     """
 
     unit: Unit
@@ -32,6 +33,7 @@ class Arrival:
     pts_ns: int
     capture_ns: int
     at_s: float
+    missing: int = 0
 
 
 class Backlog:
@@ -63,18 +65,20 @@ class Backlog:
             if arrival.epoch != self._epoch:
                 self._epoch, self._broken = arrival.epoch, "no_keyframe"
             if self._broken and not arrival.unit.keyframe:
+                self._missing += 1
                 self._count(1, self._broken)
                 return
             self._broken = ""
             while self._max_lag_s is None and self._bytes >= self._max_bytes and not self._closed:
                 self._changed.wait(PATIENCE_S)
-            self._units.append(arrival)
+            self._units.append(replace(arrival, missing=self._missing))
+            self._missing = 0
             self._bytes += len(arrival.unit.data)
             self._give_way()
             self._changed.notify_all()
 
-    def take(self, count: int, timeout_s: float) -> tuple[list[Arrival], int]:
-        """Up to ``count`` units of one epoch, oldest first, and how many were left out before them.
+    def take(self, count: int, timeout_s: float) -> list[Arrival]:
+        """Up to ``count`` units of one epoch, oldest first; where units were left out, then before the first of them.
 
         Waits for up to ``timeout_s``; after it, or once the backlog is closed, there may be none.
         """
@@ -85,8 +89,7 @@ class Backlog:
             while self._units and len(taken) < count and self._units[0].epoch == (taken or self._units)[0].epoch:
                 taken.append(self._oldest())
             self._changed.notify_all()
-            missing, self._missing = (self._missing, 0) if taken else (0, self._missing)
-            return taken, missing
+            return taken
 
     def close(self) -> None:
         """Let go whoever waits."""
@@ -110,13 +113,15 @@ class Backlog:
         return next((last - n for n, arrival in enumerate(reversed(self._units)) if arrival.unit.keyframe), 0)
 
     def _drop(self, count: int, reason: str) -> None:
-        for _ in range(count):
-            self._oldest()
+        missing = sum(1 + self._oldest().missing for _ in range(count))
+        if self._units:
+            self._units[0] = replace(self._units[0], missing=self._units[0].missing + missing)
+        else:
+            self._missing += missing
         self._count(count, reason)
 
     def _count(self, dropped: int, reason: str) -> None:
         if dropped:
-            self._missing += dropped
             self.drops[reason] = self.drops.get(reason, 0) + dropped
 
     def _oldest(self) -> Arrival:

@@ -31,11 +31,11 @@ Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
 
-class Fenced(SinkError):
+class FencedError(SinkError):
     """A newer worker has taken over the partition: this one must end, and nothing of it will be seen."""
 
 
-class TooLarge(SinkError):
+class TooLargeError(SinkError):
     """A message is larger than a limit on its way; the next one may fit."""
 
 
@@ -187,9 +187,9 @@ class KafkaSettings(BaseModel):
     def _translated(self, error: KafkaError, kind: type[PipelineError], doing: str) -> PipelineError:
         name = type(error).__name__.removesuffix("Error")
         if isinstance(error, (ProducerFencedError, InvalidProducerEpochError)):
-            return Fenced(f"cannot {doing}: another worker has taken over")
+            return FencedError(f"cannot {doing}: another worker has taken over")
         if isinstance(error, (MessageSizeTooLargeError, RecordListTooLargeError)):
-            return TooLarge(f"cannot {doing}: a message is larger than a limit allows; `omote doctor` says which limit")
+            return TooLargeError(f"cannot {doing}: a message is larger than a limit allows; `omote doctor` says which limit")
         if isinstance(error, (AuthorizationError, SaslAuthenticationFailedError)):
             who = f"user {self.user!r}" if self.user else "an unnamed user"
             return kind(f"Kafka at {self.servers} does not allow {who} to {doing} ({name})")

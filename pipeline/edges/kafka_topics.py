@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import TopicAlreadyExistsError
+from kafka.errors import NoError, TopicAlreadyExistsError, for_code
 
 from pipeline.edges.from_kafka import message
 from pipeline.edges.kafka_settings import KafkaSettings
@@ -35,7 +35,7 @@ RETENTION_MS = {
     "audit": 365 * DAY_MS,
     "dlq": 7 * DAY_MS,
 }
-PARTITIONED = ("streams.status", "state", *RETENTION_MS)
+TOPICS = ("streams.status", "state", *RETENTION_MS)
 READ_S = 60.0
 
 
@@ -55,21 +55,25 @@ def create_topics(settings: KafkaSettings, partitions: int, replicas: int = -1) 
         SourceError: Kafka does not let us, or the video topic is there with another number of partitions.
     """
     admin = settings.admin()
-    made = []
     try:
         with settings.errors(SourceError, "create topics"):
-            there = set(admin.list_topics())
-            for name in (topic for topic in PARTITIONED if settings.topic(topic) not in there):
-                spec = {"num_partitions": partitions, "replication_factor": replicas, "configs": _config(name, settings)}
-                try:
-                    admin.create_topics({settings.topic(name): spec})
-                except TopicAlreadyExistsError:  # another worker was faster
-                    continue
-                made.append(settings.topic(name))
-            admin.wait_for_topics([settings.topic(name) for name in PARTITIONED])
+            missing = [name for name in TOPICS if settings.topic(name) not in set(admin.list_topics())]
+            specs = {
+                settings.topic(name): {
+                    "num_partitions": partitions,
+                    "replication_factor": replicas,
+                    "configs": _config(name, settings),
+                }
+                for name in missing
+            }
+            answer = admin.create_topics(specs, raise_errors=False)["topics"] if specs else []
+            for error in (for_code(topic["error_code"]) for topic in answer):
+                if error not in {NoError, TopicAlreadyExistsError}:  # another worker may have been faster
+                    raise error
+            admin.wait_for_topics([settings.topic(name) for name in TOPICS])
     finally:
         admin.close()
-    return made
+    return [settings.topic(name) for name in missing]
 
 
 def _config(name: str, settings: KafkaSettings) -> dict[str, str]:
@@ -145,5 +149,5 @@ def limits(settings: KafkaSettings) -> list[Limit]:
 
 
 def _described(admin: Any, kind: ConfigResourceType, name: str) -> dict[str, str]:
-    described = admin.describe_configs([ConfigResource(kind, name)])
-    return {key: str(entry["value"]) for key, entry in described[0]["configs"].items()}
+    described = admin.describe_configs([ConfigResource(kind, name)], config_filter="all")
+    return {key: str(entry["value"]) for key, entry in described[kind.name.lower()][name].items()}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
 from threading import Event, Thread
@@ -19,9 +20,10 @@ from av.container import InputContainer
 
 from pipeline.edges import Source
 from pipeline.edges.backlog import PATIENCE_S, Arrival, Backlog
+from pipeline.edges.timeline import Timeline
 from pipeline.edges.units import codec_of, unit_of
 from pipeline.errors import PipelineError, SourceError
-from pipeline.packets import Chunk, Unit
+from pipeline.packets import Chunk
 from pipeline.redact import redact
 
 LATEST_S = 0.5  # how far `latest` may fall behind before it leaves something out
@@ -79,39 +81,6 @@ class Backoff:
         ceiling = min(self._ceiling_s, self._max_s)
         self._ceiling_s = 2 * ceiling
         return ceiling * (1 + self._chance()) / 2
-
-
-class Timeline:
-    """Stream time of one connection: it begins at 0 and never runs backwards, whatever the clock of the camera does.
-
-    A clip that a camera plays in a loop, and a clock that was set, make times jump. From the jump on, times
-    are shifted so that as much stream time passed in between as did on our own clock.
-    """
-
-    REORDER_NS = 1_000_000_000  # presentation times come out of order by less than this
-    LEAP_NS = 10_000_000_000  # a gap by so much longer than the wait for it is no gap, but a clock that was set
-    LEAST_NS = 1_000_000
-
-    def __init__(self) -> None:
-        self.now_ns = 0
-        self._shift_ns: int | None = None
-        self._seen_s = 0.0
-
-    def place(self, unit: Unit, at_s: float) -> Unit:
-        """``unit``, which came at ``at_s``, in stream time."""
-        own = unit.pts_ns if unit.dts_ns is None else unit.dts_ns
-        if own is None:
-            return unit
-        waited_ns, self._seen_s = round((at_s - self._seen_s) * 1e9), at_s
-        if self._shift_ns is None:
-            self._shift_ns = -own
-        ahead = own + self._shift_ns - self.now_ns
-        if ahead < (-self.REORDER_NS if unit.dts_ns is None else 0) or ahead > waited_ns + self.LEAP_NS:
-            self._shift_ns = self.now_ns + max(waited_ns, self.LEAST_NS) - own
-        shift = self._shift_ns
-        self.now_ns = max(self.now_ns, own + shift)
-        pts_ns, dts_ns = (None if ns is None else ns + shift for ns in (unit.pts_ns, unit.dts_ns))
-        return replace(unit, pts_ns=pts_ns, dts_ns=dts_ns)
 
 
 class RtspSource(Source):
@@ -185,11 +154,11 @@ class RtspSource(Source):
         self._reader.start()
         epoch, seq = 0, 0
         while not self._stopped.is_set():
-            taken, dropped = self._backlog.take(self._units, PATIENCE_S)
+            taken = self._backlog.take(self._units, PATIENCE_S)
             if taken:
                 seq = seq + 1 if taken[0].epoch == epoch else 0
                 epoch = taken[0].epoch
-                yield self._chunk(taken, seq, dropped)
+                yield self._chunk(taken, seq)
             elif not self._reader.is_alive() and not self._stopped.is_set():
                 message = f"the reader of stream {self.stream!r} has died; the log has its last words"
                 raise SourceError(message)
@@ -217,7 +186,7 @@ class RtspSource(Source):
         if self._reader is not None:
             self._reader.join(sum(self._timeouts) * 2 + 1)
 
-    def _chunk(self, taken: list[Arrival], seq: int, dropped: int) -> Chunk:
+    def _chunk(self, taken: list[Arrival], seq: int) -> Chunk:
         first = taken[0]
         return Chunk(
             self.stream,
@@ -226,7 +195,7 @@ class RtspSource(Source):
             first.pts_ns,
             first.codec,
             tuple(arrival.unit for arrival in taken),
-            dropped=dropped,
+            dropped=first.missing,
             capture_ns=first.capture_ns,
         )
 
@@ -262,14 +231,14 @@ class RtspSource(Source):
         if not container.streams.video:
             return "the server has sound but no video at this address"
         video = container.streams.video[0]
-        codec, timeline, epoch = codec_of(video), Timeline(), 0
+        codec, timeline, epoch = codec_of(video), Timeline(), None
         for packet in container.demux(video):
             if self._stopped.is_set():
                 break
             if not packet.size:
                 continue
             self._progress_s = at_s = self._clock()
-            if not epoch:
+            if epoch is None:
                 epoch, self._began_s = self._epoch_of(self.stream), at_s
             unit = timeline.place(unit_of(packet), at_s)
             pts_ns = timeline.now_ns if unit.pts_ns is None else unit.pts_ns
@@ -277,12 +246,17 @@ class RtspSource(Source):
             self._tell("online", "", epoch, pts_ns)
         return "the server ended the stream"
 
-    def _tell(self, state: State, reason: str, epoch: int = 0, pts_ns: int = 0) -> None:
+    def _tell(self, state: State, reason: str, epoch: int | None = None, pts_ns: int | None = None) -> None:
         """Remember the status; say so where it is not the one before."""
         before = self.status
-        since = before.since if state == before.state else datetime.now(UTC)
-        now = StreamStatus(self.stream, state, reason, epoch or before.epoch, pts_ns or before.last_pts_ns, since)
-        self.status = now
+        self.status = now = StreamStatus(
+            self.stream,
+            state,
+            reason,
+            before.epoch if epoch is None else epoch,
+            before.last_pts_ns if pts_ns is None else pts_ns,
+            before.since if state == before.state else datetime.now(UTC),
+        )
         if (now.state, now.reason, now.epoch) != (before.state, before.reason, before.epoch):
             self._on_status(now)
 
@@ -330,5 +304,7 @@ def _reason(error: Exception) -> str:
         av.error.ExitError: "the server has fallen silent",
         TimeoutError: "the server has fallen silent",
     }
+    if getattr(error, "errno", None) == errno.EIO:
+        return "the connection broke off before it was made; with rtsps, check the certificate against `ca_file`"
     known = next((text for kind, text in meanings.items() if isinstance(error, kind)), "")
     return known or redact(getattr(error, "strerror", None) or str(error))

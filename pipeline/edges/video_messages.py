@@ -11,7 +11,7 @@ from typing import Literal
 import av
 import av.error
 
-from pipeline.edges import units as demuxed
+from pipeline.edges.units import codec_of, unit_of
 from pipeline.errors import SourceError
 from pipeline.packets import Chunk, Codec, Unit
 
@@ -246,13 +246,13 @@ def _cut(found: Sequence[Unit], size: int) -> Iterator[tuple[Unit, ...]]:
 def _demuxed(message: VideoMessage) -> tuple[Codec, list[Unit]]:
     name = f"message {message.seq} of stream {message.stream!r}"
     try:
-        with av.open(BytesIO(message.data), format=CONTAINERS[message.content_type]) as container:
+        with av.open(BytesIO(message.data), "r", format=CONTAINERS[message.content_type]) as container:
             if not container.streams.video:
                 text = f"{name} has no video in its {message.content_type}"
                 raise SourceError(text)
             video = container.streams.video[0]
-            codec = demuxed.codec(video)
-            found = [demuxed.unit(packet) for packet in container.demux(video) if packet.size]
+            codec = codec_of(video)
+            found = [unit_of(packet) for packet in container.demux(video) if packet.size]
     except (av.error.FFmpegError, ValueError) as error:
         text = f"{name} is no {message.content_type}: {getattr(error, 'strerror', None) or error}"
         raise SourceError(text) from error

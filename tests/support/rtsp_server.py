@@ -25,13 +25,13 @@ class RtspServer:
     """go2rtc on a free port of this machine, and the cameras that publish to it.
 
     Args:
-        folder: Where its files go.
+        binary: What `go2rtc` gave.
+        folder: Where its configuration goes.
         streams: Names that cameras may publish to.
     """
 
-    def __init__(self, folder: Path, streams: tuple[str, ...] = ("cam",)) -> None:
-        self._folder, self.port = folder, _free_port()
-        self._binary = _unpacked(folder)
+    def __init__(self, binary: Path, folder: Path, streams: tuple[str, ...] = ("cam",)) -> None:
+        self._binary, self._folder, self.port = binary, folder, _free_port()
         lines = ['api: {listen: ""}', 'webrtc: {listen: ""}', f'rtsp: {{listen: "127.0.0.1:{self.port}"}}', "streams:"]
         (folder / "go2rtc.yaml").write_text("\n".join([*lines, *(f'  {name}: ""' for name in streams)]))
         self._server: subprocess.Popen[bytes] | None = None
@@ -58,7 +58,9 @@ class RtspServer:
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
 
-    def publish(self, stream: str = "cam", *, width: int = 160, height: int = 120, fps: int = 25, gop: int = 25) -> None:
+    def publish(
+        self, stream: str = "cam", *, width: int = 160, height: int = 120, fps: int = 25, gop: int = 25
+    ) -> None:
         """Put a camera in front of ``stream``, in place of the one before; it is back whenever the server is."""
         self.unpublish(stream)
         sizes = ["--width", str(width), "--height", str(height), "--fps", str(fps), "--gop", str(gop)]
@@ -78,9 +80,17 @@ class RtspServer:
             self._server.send_signal(number)
 
 
-def available() -> bool:
-    """Whether there is a go2rtc: ``OMOTE_GO2RTC`` (the file, packed or not, or its folder), or one on the PATH."""
-    return _found() is not None
+def go2rtc(folder: Path) -> Path | None:
+    """The server that ``OMOTE_GO2RTC`` names (a file, packed or not, or its folder), or the one on the PATH.
+
+    A packed one is unpacked into ``folder``. None where there is no server.
+    """
+    named = os.environ.get("OMOTE_GO2RTC") or shutil.which("go2rtc")
+    if not named:
+        return None
+    places = (Path(named), Path(named) / "go2rtc", Path(named) / "go2rtc.xz")
+    found = next((place for place in places if place.is_file()), None)
+    return _unpacked(found, folder / "go2rtc") if found and found.suffix == ".xz" else found
 
 
 def number_in(image: np.ndarray) -> int:
@@ -97,26 +107,10 @@ def picture(number: int, width: int, height: int) -> np.ndarray:
     return np.ascontiguousarray(np.broadcast_to(row.astype(np.uint8)[None, :, None], (height, width, 3)))
 
 
-def _found() -> Path | None:
-    named = os.environ.get("OMOTE_GO2RTC")
-    if not named:
-        on_path = shutil.which("go2rtc")
-        return Path(on_path) if on_path else None
-    places = (Path(named), Path(named) / "go2rtc", Path(named) / "go2rtc.xz")
-    return next((place for place in places if place.is_file()), None)
-
-
-def _unpacked(folder: Path) -> Path:
-    found = _found()
-    if found is None:
-        message = "there is no go2rtc; set OMOTE_GO2RTC to it"
-        raise FileNotFoundError(message)
-    if found.suffix != ".xz":
-        return found
-    binary = folder / "go2rtc"
+def _unpacked(packed: Path, binary: Path) -> Path:
     if not binary.exists():
-        with lzma.open(found) as packed, binary.open("wb") as plain:
-            shutil.copyfileobj(packed, plain)
+        with lzma.open(packed) as source, binary.open("wb") as target:
+            shutil.copyfileobj(source, target)
         binary.chmod(0o755)
     return binary
 

@@ -1,0 +1,310 @@
+"""How results, states and positions become safe together: in transactions, or one after the other."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from kafka import ConsumerGroupMetadata, KafkaProducer, OffsetAndMetadata, TopicPartition
+from kafka.partitioner import DefaultPartitioner
+
+from pipeline.edges.kafka_settings import KafkaSettings
+from pipeline.edges.kafka_topics import LETTER_BYTES, read_to_end
+from pipeline.edges.video_messages import Message
+from pipeline.edges.watchdog import OnStuck, end_process, limited
+from pipeline.errors import SinkError, SourceError
+
+DEADLINE_S = 5.0
+TRANSACTION_MS = 60_000  # what a dead worker leaves open holds up readers until its successor comes, or for so long
+MAX_TEXT = 4_000  # characters of an error that a dead letter keeps
+
+
+class Restored(NamedTuple):
+    """What the changelog knows of a stream: its ``state`` as it was committed, and the ``position`` after it."""
+
+    state: bytes
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that could not be worked on.
+
+    Attributes:
+        message: The message.
+        stage: Which stage failed; ``read`` where the message itself cannot be understood.
+        error_class: Type of the error.
+        error: Its text.
+    """
+
+    message: Message
+    stage: str
+    error_class: str
+    error: str
+
+    @property
+    def headers(self) -> list[tuple[str, bytes]]:
+        """The headers of the message, and why and where it died. A letter that died before counts its deaths."""
+        attempts = self.message.said.get("dlq-attempts", "0")
+        said = {
+            "dlq-stage": self.stage,
+            "dlq-error-class": self.error_class,
+            "dlq-error": self.error[:MAX_TEXT],
+            "dlq-attempts": int(attempts) + 1 if attempts.isdecimal() else 1,
+            "dlq-origin-topic": self.message.topic,
+            "dlq-origin-partition": self.message.partition,
+            "dlq-origin-offset": self.message.offset,
+            "dlq-time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        own = [(name, value) for name, value in self.message.headers if not name.startswith("dlq-")]
+        return [*own, *((name, str(value).encode()) for name, value in said.items())]
+
+
+class Delivery(ABC):
+    """Sends what came of one message after the other, and makes it safe together with states and position.
+
+    The caller begins, sends, and commits or aborts; what is sent in between counts as a whole. No call waits for
+    longer than ``deadline_s``: past it ``on_stuck`` is called from another thread, for Kafka's client may never
+    return once a broker died under it.
+    """
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        owner: str = "",
+        partition: int | None = None,
+        group: str = "omote",
+        deadline_s: float = DEADLINE_S,
+        on_stuck: OnStuck = end_process,
+    ) -> None:
+        """Connect, for the streams of one partition of the video topic or for one stream that comes from elsewhere.
+
+        Args:
+            settings: How to reach Kafka.
+            owner: Id of the stream, where it comes from elsewhere.
+            partition: Partition of the video topic that is read. Offsets are committed for it, and the changelog of
+                its streams is the partition of the same number. None for a stream that comes from elsewhere.
+            group: Consumer group to which offsets are written.
+            deadline_s: Longest time that a call may take.
+            on_stuck: Called with a sentence when a call takes longer; ends the process if not given.
+
+        Raises:
+            SinkError: No broker answers.
+        """
+        self._settings, self._owner, self._group = settings, owner, group
+        self._deadline_s, self._on_stuck = deadline_s, on_stuck
+        self._source = None if partition is None else TopicPartition(settings.topic("video"), partition)
+        self._states: dict[str, bytes] = {}
+        self._traceparent = ""
+        self._sent: list[Any] = []
+        with self._limited("take over"):
+            self._producer: KafkaProducer = self._connect(max_request_size=settings.message_bytes + LETTER_BYTES + 1024)
+            self._partition = self._home() if partition is None else partition
+
+    def begin(self, traceparent: str = "") -> None:
+        """Begin with one message; ``traceparent`` is its W3C trace context, handed on to what comes of it.
+
+        Raises:
+            FencedError: A newer worker has taken over.
+        """
+        self._traceparent, self._sent = traceparent, []
+        with self._settings.errors(SinkError, "begin"):
+            self._begin()
+
+    def send(
+        self, topic: str, key: str | bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]], time_ms: int
+    ) -> None:
+        """Send one message to the topic with this short name, such as ``annotations``.
+
+        Raises:
+            TooLargeError: The message is larger than ``message_bytes``.
+            SinkError: Kafka does not take it.
+        """
+        traced = [("traceparent", self._traceparent.encode())] if self._traceparent else []
+        self._send(topic, key, value, [*headers, *traced], time_ms)
+
+    def commit(self, states: Mapping[str, bytes], position: int = 0, watermark: int | None = None) -> None:
+        """Make safe what was sent, together with the states of the streams and how far the source was read.
+
+        Args:
+            states: By stream, what its keyed stages remember; empty bytes once the stream is over.
+            position: Offset after the last message of these streams.
+            watermark: Offset from which the partition is to be read again; ``position`` if not given.
+
+        Raises:
+            FencedError: A newer worker has taken over; nothing was made safe.
+            SinkError: Kafka does not take something; abort.
+        """
+        for stream, state in states.items():
+            self._send("state", stream, state, [("position", str(position).encode())], 0, self._partition)
+        with self._limited("commit"):
+            self._commit(position if watermark is None else watermark)
+        self._states.update(states)
+
+    def abort(self) -> None:
+        """Take back what was sent since `begin`, as far as that can be done.
+
+        Raises:
+            SinkError: It cannot be taken back; end this worker, the next one will.
+        """
+        with self._limited("abort"):
+            self._abort()
+
+    def reject(self, letters: Sequence[DeadLetter], position: int, watermark: int | None = None) -> None:
+        """Pass over messages: put them into the dead-letter topic, and go on behind them, states as they were.
+
+        Call it between transactions: after `abort`, or before `begin`.
+
+        Raises:
+            SinkError: As `commit`.
+        """
+        self.begin()
+        for letter in letters:
+            message = letter.message
+            self._send("dlq", message.key, message.value, letter.headers, message.time_ms)
+        streams = {letter.message.stream for letter in letters}
+        self.commit({stream: self._states.get(stream, b"") for stream in streams}, position, watermark)
+
+    def restore(self) -> dict[str, Restored]:
+        """What the changelog knows of each stream of this partition, as last committed.
+
+        Raises:
+            SourceError: It cannot be read.
+        """
+        found: dict[str, Restored] = {}
+        for message in read_to_end(self._settings, self._settings.topic("state"), [self._partition]):
+            stream = (message.key or b"").decode(errors="replace")
+            if self._source is None and stream != self._owner:
+                continue
+            found[stream] = Restored(message.value or b"", int(message.said.get("position", "0")))
+        self._states = {stream: restored.state for stream, restored in found.items()}
+        return found
+
+    def committed(self) -> int | None:
+        """The watermark last committed; None if there is none.
+
+        Raises:
+            SourceError: Kafka does not say.
+        """
+        if self._source is None:
+            return None
+        with self._settings.errors(SourceError, "read offsets"):
+            consumer = self._settings.consumer(group_id=self._group)
+            try:
+                offset: int | None = consumer.committed(self._source, timeout_ms=4_000)
+            finally:
+                consumer.close(autocommit=False, timeout_ms=1_000)
+        return offset
+
+    def flush(self) -> None:
+        """Return once everything that was sent has arrived.
+
+        Raises:
+            SinkError: Something has not.
+        """
+        with self._limited("send"):
+            self._arrived()
+
+    def close(self) -> None:
+        """End the connection; what was begun and not committed is lost."""
+        with limited("closing the producer", self._deadline_s + 2, self._on_stuck):
+            self._producer.close(timeout=1)
+
+    @contextmanager
+    def _limited(self, doing: str) -> Iterator[None]:
+        with limited(f"to {doing}", self._deadline_s, self._on_stuck), self._settings.errors(SinkError, doing):
+            yield
+
+    def _send(
+        self,
+        topic: str,
+        key: str | bytes | None,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes]],
+        time_ms: int,
+        partition: int | None = None,
+    ) -> None:
+        name = self._settings.topic(topic)
+        given = key.encode() if isinstance(key, str) else key
+        with self._settings.errors(SinkError, f"write to {name}"):  # the client itself waits for 4 s at most
+            future = self._producer.send(name, value, given, list(headers), partition, time_ms or None)
+        self._sent.append(future)
+
+    def _arrived(self) -> None:
+        sent, self._sent = self._sent, []
+        for future in sent:
+            future.get(self._deadline_s)
+
+    def _home(self) -> int:
+        """The partition of the changelog where Kafka would put the stream."""
+        numbers = sorted(self._producer.partitions_for(self._settings.topic("state")))
+        home: int = DefaultPartitioner()(self._owner.encode(), numbers, numbers)
+        return home
+
+    @abstractmethod
+    def _connect(self, **limits: Any) -> KafkaProducer: ...
+
+    @abstractmethod
+    def _begin(self) -> None: ...
+
+    @abstractmethod
+    def _commit(self, watermark: int) -> None: ...
+
+    @abstractmethod
+    def _abort(self) -> None: ...
+
+
+class Transactions(Delivery):
+    """Exactly once, for whoever reads committed messages only. A new one fences off the one before."""
+
+    def _connect(self, **limits: Any) -> KafkaProducer:
+        owner = f"partition-{self._source.partition}" if self._source else f"stream-{self._owner}"
+        producer = self._settings.producer(
+            transactional_id=f"{self._settings.prefix}{self._group}.{owner}",
+            transaction_timeout_ms=TRANSACTION_MS,
+            **limits,
+        )
+        producer.init_transactions()
+        return producer
+
+    def _begin(self) -> None:
+        self._producer.begin_transaction()
+
+    def _commit(self, watermark: int) -> None:
+        if self._source is not None:
+            offsets = {self._source: OffsetAndMetadata(watermark, "", -1)}
+            self._producer.send_offsets_to_transaction(offsets, ConsumerGroupMetadata(self._group, -1, "", None))
+        self._producer.commit_transaction()
+
+    def _abort(self) -> None:
+        self._producer.abort_transaction()
+
+
+class AtLeastOnce(Delivery):
+    """Everything arrives; after a failure some of it twice, with the same ``ce_id``. Needs no transactions."""
+
+    def _connect(self, **limits: Any) -> KafkaProducer:
+        if self._source is not None:
+            self._offsets = self._settings.consumer(group_id=self._group)
+            self._offsets.assign([self._source])
+        return self._settings.producer(**limits)
+
+    def _begin(self) -> None:
+        """Nothing holds together."""
+
+    def _commit(self, watermark: int) -> None:
+        self._arrived()
+        if self._source is not None:
+            self._offsets.commit({self._source: OffsetAndMetadata(watermark, "", -1)}, timeout_ms=4_000)
+
+    def _abort(self) -> None:
+        """What was sent stays sent."""
+
+    def close(self) -> None:
+        super().close()
+        if self._source is not None:
+            self._offsets.close(autocommit=False, timeout_ms=1_000)
