@@ -14,12 +14,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import orl  # the script beside this one
+import memory as memory_script  # the scripts beside this one
+import orl
 import psutil
 import typer
 from rich.console import Console
@@ -28,9 +28,7 @@ from rich.table import Table
 from operators import weights
 from operators.engine import resolve
 from pipeline.commands.bench import measure
-from pipeline.edges.files import VideoFile
 from pipeline.graph import Graph, load
-from pipeline.packets import Chunk
 from pipeline.runners.local import run_local
 from pipeline.testing import MemorySource
 from pipeline.walk import Journey, Walk
@@ -78,9 +76,9 @@ def main(
     graph = load(GRAPH, {"input": str(clip), "gallery": str(gallery)})
     figures: dict[str, Any] = {"device": resolve(graph.compute)[0], "machine": machine(), "left_out": []}
     figures |= speed(graph, quick=quick)
-    figures |= with_video(graph, frames=100 if quick else 500)
+    figures |= with_video(graph, clip, frames=100 if quick else 500)
     figures |= compared(clip, figures, quick=quick, facenet=facenet)
-    figures |= {} if quick else memory(graph)
+    figures |= {} if quick else memory(clip, gallery)
     figures["left_out"] += ["rss_growth"] if quick else []
     figures |= orl.measure(20 if quick else 40)
     Console().print(as_table(figures))
@@ -105,14 +103,14 @@ def speed(graph: Graph, *, quick: bool) -> dict[str, Any]:
     return found.figures
 
 
-def with_video(graph: Graph, frames: int) -> dict[str, Any]:
+def with_video(graph: Graph, clip: Path, frames: int) -> dict[str, Any]:
     """The whole graph with everything written: JSON lines, the annotated MP4, the report and its explanations."""
     with tempfile.TemporaryDirectory() as folder:
         sinks = {
             name: sink.model_copy(update={"args": sink.args | {"path": f"{folder}/{Path(sink.args['path']).name}"}})
             for name, sink in graph.sinks.items()
         }
-        source = MemorySource(chunks(graph, frames))
+        source = MemorySource(memory_script.chunks(clip, frames))
         since, journeys = time.perf_counter(), [0, 0.0]
 
         def arrived(journey: Journey, walk: Walk) -> None:
@@ -126,24 +124,6 @@ def with_video(graph: Graph, frames: int) -> dict[str, Any]:
         "frames_per_s_with_mp4_and_report": round(journeys[0] / took, 2),
         "first_annotated_frames_s": round(journeys[1], 2),
     }
-
-
-def chunks(graph: Graph, frames: int) -> Iterator[Chunk]:
-    """The demo clip over and over, as one stream whose clock and numbers go on."""
-    given, epoch, offset = 0, 0, 0
-    while given < frames:
-        source = VideoFile(graph.source.args["path"] if graph.source else "")
-        with_end = list(source)
-        source.close()
-        for chunk in with_end:
-            units = tuple(
-                replace(u, pts_ns=(u.pts_ns or 0) + offset, dts_ns=(u.dts_ns or 0) + offset) for u in chunk.units
-            )
-            yield replace(chunk, seq=chunk.seq + epoch * len(with_end), units=units, last=False)
-            given += len(units)
-            if given >= frames:
-                return
-        epoch, offset = epoch + 1, offset + 20_000_000_000
 
 
 def compared(clip: Path, ours: dict[str, Any], *, quick: bool, facenet: bool) -> dict[str, Any]:
@@ -174,20 +154,18 @@ def peer_rate(peer: Peer, python: Path, clip: Path, frames: int) -> float:
     return float(said["frames"] / said["seconds"])
 
 
-def memory(graph: Graph, frames: int = 10_000, after: int = 1_000) -> dict[str, Any]:
-    """Resident set at the end over the resident set after ``after`` frames; records are made and let go."""
-    process, seen, early = psutil.Process(), 0, 0
-
-    def arrived(journey: Journey, walk: Walk) -> None:
-        nonlocal seen, early
-        del walk
-        seen += journey.frames
-        if seen >= after and not early:
-            early = process.memory_info().rss
-
-    run_local(replace(graph, sinks={}), MemorySource(chunks(graph, frames)), on_journey=arrived)
-    late = process.memory_info().rss
-    return {"rss_growth": round(late / early, 4), "rss_frames": seen, "rss_mb": round(late / 2**20)}
+def memory(clip: Path, gallery: Path) -> dict[str, Any]:
+    """Whether memory grows over 10,000 frames, in a process that has measured nothing else."""
+    with tempfile.TemporaryDirectory() as folder:
+        figures = Path(folder) / "memory.json"
+        script = Path(__file__).parent / "memory.py"
+        subprocess.run(
+            [sys.executable, str(script), str(clip), str(gallery), "--json", str(figures)],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        found: dict[str, Any] = json.loads(figures.read_text())
+    return found
 
 
 def machine() -> str:

@@ -100,9 +100,13 @@ class Graph:
         """Whether the stage keeps state and must meet the batches of a stream in order."""
         return issubclass(find(self.stages[name].use), KeyedOperator)
 
-    def build(self, part: Part) -> Any:
-        """The object a part declares. Call it where it is to run."""
-        return build({"use": part.use, "with": part.args}, {"policy": self.policy, "compute": self.compute})
+    def build(self, part: Part, shared: Mapping[str, Any] | None = None) -> Any:
+        """The object a part declares. Call it where it is to run.
+
+        A constructor that takes ``policy`` or ``compute`` receives the graph's; so it is with all in ``shared``.
+        """
+        given = {"policy": self.policy, "compute": self.compute, **(shared or {})}
+        return build({"use": part.use, "with": part.args}, given)
 
     def build_stage(self, name: str) -> Operator[Any, Any] | KeyedOperator[Any, Any, Any]:
         """The operator of the stage ``name``."""

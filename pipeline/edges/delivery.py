@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from kafka import ConsumerGroupMetadata, KafkaProducer, OffsetAndMetadata, TopicPartition
+from kafka.errors import KafkaError
 from kafka.partitioner import DefaultPartitioner
 
 from pipeline.edges.kafka_settings import KafkaSettings
@@ -112,7 +113,7 @@ class Delivery(ABC):
             FencedError: A newer worker has taken over.
         """
         self._traceparent, self._sent = traceparent, []
-        with self._settings.errors(SinkError, "begin"):
+        with self._errors("begin"):
             self._begin()
 
     def send(
@@ -216,8 +217,17 @@ class Delivery(ABC):
 
     @contextmanager
     def _limited(self, doing: str) -> Iterator[None]:
-        with limited(f"to {doing}", self._deadline_s, self._on_stuck), self._settings.errors(SinkError, doing):
+        with limited(f"to {doing}", self._deadline_s, self._on_stuck), self._errors(doing):
             yield
+
+    @contextmanager
+    def _errors(self, doing: str) -> Iterator[None]:
+        """Kafka's errors as ours. What failed first says why; what is refused after it only says that."""
+        try:
+            yield
+        except KafkaError as error:
+            first = next((sent.exception for sent in self._sent if sent.failed()), error)
+            raise self._settings.translated(first, SinkError, doing) from error
 
     def _send(
         self,
@@ -230,7 +240,7 @@ class Delivery(ABC):
     ) -> None:
         name = self._settings.topic(topic)
         given = key.encode() if isinstance(key, str) else key
-        with self._settings.errors(SinkError, f"write to {name}"):  # the client itself waits for 4 s at most
+        with self._errors(f"write to {name}"):  # the client itself waits for 4 s at most
             future = self._producer.send(name, value, given, list(headers), partition, time_ms or None)
         self._sent.append(future)
 

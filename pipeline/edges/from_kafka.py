@@ -72,6 +72,7 @@ class KafkaSource(Source):
         self._topic, self._settings, self._patience_ms = settings.topic("video"), settings, PATIENCE_MS[policy]
         self._on_stuck, self._group = on_stuck, group
         self._stopped = Event()
+        self._answered_s = time.monotonic()
         self._done: dict[TopicPartition, int] = {}
         self._consumer: KafkaConsumer = settings.consumer(group_id=group or None)
         try:
@@ -103,6 +104,10 @@ class KafkaSource(Source):
     def drops(self) -> dict[tuple[str, str], int]:
         """Pictures left out, by stream and reason."""
         return {key: count for assembly in self._assemblies.values() for key, count in assembly.drops.items()}
+
+    def last_progress_s(self) -> float:
+        """Seconds since Kafka's client last returned, with messages or without."""
+        return time.monotonic() - self._answered_s
 
     def commit(self, chunk: Chunk) -> None:
         """Remember how far its partition is; the offset is written to the group before the next read."""
@@ -156,6 +161,7 @@ class KafkaSource(Source):
                 self._write_offsets()
                 for tp, records in self._consumer.poll(timeout_ms=0 if found else POLL_MS).items():
                     found.setdefault(tp.partition, []).extend(map(message, records))
+            self._answered_s = time.monotonic()
             if self._patience_ms == math.inf or time.monotonic() > patience or not self._behind():
                 yield from found.items()
                 return

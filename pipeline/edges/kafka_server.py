@@ -7,8 +7,10 @@ import shutil
 import socket
 import subprocess
 import time
+from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from pathlib import Path
+from uuid import uuid4
 
 from pipeline.errors import PipelineError
 
@@ -105,10 +107,8 @@ class KafkaServer:
         return [java, *JAVA, *quiet, "-cp", f"{self._home.resolve() / 'libs'}{os.sep}*"]
 
     def _format(self) -> None:
-        tool = [*self._java(), "kafka.tools.StorageTool"]
-        made = subprocess.run([*tool, "random-uuid"], capture_output=True, text=True, check=False)
-        identity = made.stdout.split()[-1] if made.stdout.split() else ""
-        command = [*tool, "format", "-t", identity, "-c", "server.properties"]
+        identity = urlsafe_b64encode(uuid4().bytes).decode().rstrip("=").replace("-", "_")
+        command = [*self._java(), "kafka.tools.StorageTool", "format", "-t", identity, "-c", "server.properties"]
         done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
         if done.returncode:
             message = (

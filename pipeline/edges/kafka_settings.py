@@ -74,23 +74,22 @@ class KafkaSettings(BaseModel):
         return self
 
     @classmethod
-    def from_environment(cls, servers: str = "") -> KafkaSettings:
+    def from_environment(cls, **given: str) -> KafkaSettings:
         """Settings from ``KAFKA_BOOTSTRAP_SERVERS`` and ``OMOTE_KAFKA_<NAME>``, such as ``OMOTE_KAFKA_USER``.
 
         Args:
-            servers: Goes before the environment, if given.
+            given: Settings that go before the environment.
 
         Raises:
-            PipelineError: A variable has a value that cannot be.
+            PipelineError: One has a value that cannot be.
         """
-        names = {"servers": "KAFKA_BOOTSTRAP_SERVERS", **{f: f"OMOTE_KAFKA_{f.upper()}" for f in cls.model_fields}}
-        names["servers"] = "KAFKA_BOOTSTRAP_SERVERS"
+        names = {f: f"OMOTE_KAFKA_{f.upper()}" for f in cls.model_fields} | {"servers": "KAFKA_BOOTSTRAP_SERVERS"}
         found: dict[str, Any] = {field: os.environ[name] for field, name in names.items() if os.environ.get(name)}
         try:
-            return cls(**{**found, **({"servers": servers} if servers else {})})
+            return cls(**{**found, **given})
         except ValidationError as error:
             first = error.errors(include_input=False)[0]
-            place = ", ".join(names[str(step)] for step in first["loc"]) or "the environment"
+            place = ", ".join(names[str(step)] for step in first["loc"]) or "OMOTE_KAFKA_SECURITY"
             message = f"{place}: {first['msg'].removeprefix('Value error, ')}"
             raise PipelineError(message) from error
 
@@ -124,8 +123,10 @@ class KafkaSettings(BaseModel):
             "request_timeout_ms": 4_000,
             "delivery_timeout_ms": 8_000,
             "linger_ms": 2,
+            "retry_backoff_ms": 10,  # after each commit the next transaction is refused once: 220 ms with the default
             "batch_size": 256 * 1024,
             "allow_auto_create_topics": False,
+            "metrics_enabled": False,
         }
         with self.errors(SinkError):
             return KafkaProducer(**{**self._connection(), **limits, **more})
@@ -146,6 +147,7 @@ class KafkaSettings(BaseModel):
             "fetch_max_wait_ms": 100,
             "request_timeout_ms": 4_000,
             "allow_auto_create_topics": False,
+            "metrics_enabled": False,
         }
         with self.errors(SourceError):
             return KafkaConsumer(**{**self._connection(), **limits, **more})
@@ -165,14 +167,9 @@ class KafkaSettings(BaseModel):
         try:
             yield
         except KafkaError as error:
-            raise self._translated(error, kind, doing) from error
+            raise self.translated(error, kind, doing) from error
 
     def _connection(self) -> dict[str, Any]:
-        sasl = {
-            "sasl_mechanism": self.mechanism,
-            "sasl_plain_username": self.user,
-            "sasl_plain_password": self.password().get_secret_value(),
-        }
         return {
             "bootstrap_servers": self.servers.split(","),
             "security_protocol": self.security,
@@ -180,16 +177,25 @@ class KafkaSettings(BaseModel):
             "client_id": "omote",
             "bootstrap_timeout_ms": CONNECT_MS,
             "reconnect_backoff_max_ms": 500,
-            "metrics_enabled": False,
-            **(sasl if self.security.startswith("SASL") else {}),
+            **(self._sasl() if self.security.startswith("SASL") else {}),
         }
 
-    def _translated(self, error: KafkaError, kind: type[PipelineError], doing: str) -> PipelineError:
+    def _sasl(self) -> dict[str, str]:
+        return {
+            "sasl_mechanism": self.mechanism,
+            "sasl_plain_username": self.user,
+            "sasl_plain_password": self.password().get_secret_value(),
+        }
+
+    def translated(self, error: KafkaError, kind: type[PipelineError], doing: str) -> PipelineError:
+        """One of Kafka's errors as ours, one sentence; `FencedError` and `TooLargeError` go before ``kind``."""
         name = type(error).__name__.removesuffix("Error")
         if isinstance(error, (ProducerFencedError, InvalidProducerEpochError)):
             return FencedError(f"cannot {doing}: another worker has taken over")
         if isinstance(error, (MessageSizeTooLargeError, RecordListTooLargeError)):
-            return TooLargeError(f"cannot {doing}: a message is larger than a limit allows; `omote doctor` says which limit")
+            return TooLargeError(
+                f"cannot {doing}: a message is larger than a limit allows; `omote doctor` says which limit"
+            )
         if isinstance(error, (AuthorizationError, SaslAuthenticationFailedError)):
             who = f"user {self.user!r}" if self.user else "an unnamed user"
             return kind(f"Kafka at {self.servers} does not allow {who} to {doing} ({name})")

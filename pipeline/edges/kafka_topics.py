@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from kafka import KafkaConsumer, TopicPartition
@@ -92,16 +92,48 @@ def read_to_end(settings: KafkaSettings, topic: str, partitions: Sequence[int] =
     consumer = settings.consumer()
     try:
         with settings.errors(SourceError, f"read {topic}"):
-            there = consumer.partitions_for_topic(topic)
-            if not there:
-                text = f"there is no topic {topic} at {settings.servers}"
-                raise SourceError(text)
-            assigned = [TopicPartition(topic, number) for number in partitions or sorted(there)]
+            there = _partitions(consumer, topic, settings)
+            assigned = [tp for tp in there if not partitions or tp.partition in partitions]
             consumer.assign(assigned)
             consumer.seek_to_beginning(*assigned)
             yield from _until(consumer, consumer.end_offsets(assigned), topic)
     finally:
         consumer.close(autocommit=False, timeout_ms=1_000)
+
+
+def follow(settings: KafkaSettings, topics: Sequence[str], start: str, idle_s: float) -> Generator[Message]:
+    """Committed messages of several topics as they come, until none came for ``idle_s``.
+
+    Args:
+        settings: How to reach Kafka.
+        topics: Full names.
+        start: ``beginning``, or ``end``: only what comes from now on.
+        idle_s: Patience.
+
+    Raises:
+        SourceError: There is no such topic, or Kafka does not let us.
+    """
+    consumer = settings.consumer()
+    try:
+        with settings.errors(SourceError, f"read {', '.join(topics)}"):
+            assigned = [tp for topic in topics for tp in _partitions(consumer, topic, settings)]
+            consumer.assign(assigned)
+            (consumer.seek_to_beginning if start == "beginning" else consumer.seek_to_end)(*assigned)
+            since = time.monotonic()
+            while time.monotonic() - since < idle_s:
+                for records in consumer.poll(timeout_ms=250).values():
+                    yield from map(message, records)
+                    since = time.monotonic()
+    finally:
+        consumer.close(autocommit=False, timeout_ms=1_000)
+
+
+def _partitions(consumer: KafkaConsumer, topic: str, settings: KafkaSettings) -> list[TopicPartition]:
+    there = consumer.partitions_for_topic(topic)
+    if not there:
+        text = f"there is no topic {topic} at {settings.servers}"
+        raise SourceError(text)
+    return [TopicPartition(topic, number) for number in sorted(there)]
 
 
 def _until(consumer: KafkaConsumer, ends: dict[TopicPartition, int], topic: str) -> Iterator[Message]:
@@ -135,7 +167,7 @@ def limits(settings: KafkaSettings) -> list[Limit]:
             if topic not in admin.list_topics():
                 text = f"there is no topic {topic} at {settings.servers}; `omote publish` makes it"
                 raise SourceError(text)
-            broker = str(admin.describe_cluster()["brokers"][0]["node_id"])
+            broker = str(admin.describe_cluster()["brokers"][0]["broker_id"])
             at_broker = _described(admin, ConfigResourceType.BROKER, broker)
             of_topic = _described(admin, ConfigResourceType.TOPIC, topic)
     finally:

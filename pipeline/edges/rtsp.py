@@ -88,6 +88,28 @@ class RtspSource(Source):
 
     A stream that breaks, ends, falls silent or cannot be opened is tried again until `stop`; each
     connection that gives a picture is an epoch. Nothing is decoded here.
+
+    Args:
+        url: ``rtsp://`` or ``rtsps://``; user and password belong in the environment: ``${CAMERA_URL}``.
+        stream: Id of the stream; the path of the address if empty.
+        keep: What to do where analysis is slower than the camera. ``lossless`` lets the camera wait; ``latest``
+            leaves out groups of pictures to stay within about one group of the present; ``adaptive`` loses
+            nothing up to ``max_lag_s`` and then does as ``latest``.
+        max_lag_s: Seconds, for ``adaptive``.
+        open_timeout_s: How long opening may take.
+        read_timeout_s: How long a unit may take; FFmpeg notices after up to twice this time.
+        max_backoff_s: Longest pause between two attempts.
+        units: Most units in a chunk.
+        ca_file: Certificates of which an ``rtsps`` server must show one, or one signed by one of them. Without
+            it the connection is encrypted, but nobody knows who is at its other end.
+        epoch: Gives the number of the next epoch of a stream; by itself the source counts from 1. A
+            `PipelineError` of it is one more reason to try again later.
+        on_status: Told of each change, on the thread that reads.
+        clock: Monotonic seconds.
+
+    Attributes:
+        stream: Id of the stream.
+        status: How it does now.
     """
 
     expected_frames = 0
@@ -109,23 +131,6 @@ class RtspSource(Source):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Check the address; nothing is opened before the first chunk is asked for.
-
-        Args:
-            url: ``rtsp://`` or ``rtsps://``; user and password belong in the environment: ``${CAMERA_URL}``.
-            stream: Id of the stream; the path of the address if empty.
-            keep: What to do where analysis is slower than the camera. ``lossless`` lets the camera wait, ``latest``
-                leaves out groups of pictures to stay within about one group of the present, ``adaptive`` loses
-                nothing up to ``max_lag_s`` and then does as ``latest``.
-            max_lag_s: Seconds, for ``adaptive``.
-            open_timeout_s: How long opening may take.
-            read_timeout_s: How long a unit may take; FFmpeg notices after up to twice this time.
-            max_backoff_s: Longest pause between two attempts.
-            units: Most units in a chunk.
-            ca_file: Certificates of which an ``rtsps`` server must show one, or one signed by one of them. Without
-                it the connection is encrypted, but nobody knows who is at its other end.
-            epoch: Gives the number of the next epoch of a stream; by itself the source counts from 1.
-            on_status: Told of each change, on the thread that reads.
-            clock: Monotonic seconds.
 
         Raises:
             SourceError: The address is not one of RTSP, or ``keep`` is no known word.
@@ -152,7 +157,8 @@ class RtspSource(Source):
         """
         self._reader = Thread(target=self._run, name=f"rtsp {self.stream}", daemon=True)
         self._reader.start()
-        epoch, seq = 0, 0
+        epoch: int | None = None
+        seq = 0
         while not self._stopped.is_set():
             taken = self._backlog.take(self._units, PATIENCE_S)
             if taken:
@@ -228,9 +234,9 @@ class RtspSource(Source):
             return _reason(error)
 
     def _read(self, container: InputContainer) -> str:
-        if not container.streams.video:
-            return "the server has sound but no video at this address"
-        video = container.streams.video[0]
+        video = next((video for video in container.streams.video if video.codec_context is not None), None)
+        if video is None:
+            return "the server has no video at this address, or none that FFmpeg knows"
         codec, timeline, epoch = codec_of(video), Timeline(), None
         for packet in container.demux(video):
             if self._stopped.is_set():

@@ -45,14 +45,14 @@ class Piece:
 
 def fits(chunks: Iterable[Chunk], content_type: str, seconds: float) -> bool:
     """Whether the video can be cut as it is: H.264 or, for JPEG, pictures; upright; short and closed groups."""
-    before: Piece | None = None
+    found = False
     for piece in _groups(chunks):
+        found = True
         if content_type == JPEG:
-            return all(unit.data[:2] == b"\xff\xd8" for unit in piece.units) and not piece.codec.rotation
-        if not _closed(piece, content_type) or (before and piece.start_ns - before.start_ns > 2e9 * max(seconds, 1)):
+            return not piece.codec.rotation and all(unit.data[:2] == b"\xff\xd8" for unit in piece.units)
+        if not _closed(piece, content_type) or _lasts(piece, piece) > 2e9 * max(seconds, 1):
             return False
-        before = piece
-    return before is not None
+    return found
 
 
 def cut(chunks: Iterable[Chunk], content_type: str, seconds: float = 1.0) -> Iterator[VideoMessage]:
@@ -78,7 +78,7 @@ def recut(chunks: Iterable[Chunk], content_type: str, seconds: float = 1.0) -> I
         SourceError: It cannot be decoded.
     """
     seq = 0
-    for batch in _scenes(_decoded(chunks), seconds):
+    for batch in _scenes(decoded(chunks), seconds):
         encode = {ACCESS_UNIT: _access_units, JPEG: _jpegs}.get(content_type, _container)
         for message in encode(batch, content_type):
             yield replace(message, seq=seq)
@@ -140,9 +140,8 @@ def _as_it_is(piece: Piece, content_type: str) -> Iterator[VideoMessage]:
     about = VideoMessage("", piece.epoch, 0, piece.start_ns, content_type, b"", capture_ns=piece.capture_ns)
     if content_type in CONTAINERS:
         codec = piece.codec
-        data = _muxed(piece, CONTAINERS[content_type])
-        known = {"codec": codec.name, "width": codec.width, "height": codec.height}
-        yield replace(about, data=data, frames=len(piece.units), **known)
+        about = replace(about, codec=codec.name, width=codec.width, height=codec.height)
+        yield replace(about, data=_muxed(piece, CONTAINERS[content_type]), frames=len(piece.units))
         return
     for unit in piece.units:
         data = unit.data if content_type == JPEG else annex_b(unit.data, piece.codec, keyframe=unit.keyframe)
@@ -184,7 +183,8 @@ class Picture:
     capture_ns: int
 
 
-def _decoded(chunks: Iterable[Chunk]) -> Iterator[Picture]:
+def decoded(chunks: Iterable[Chunk]) -> Iterator[Picture]:
+    """The pictures of one stream, in the order in which they are shown; what is damaged is left out."""
     decoder: VideoCodecContext | None = None
     of: tuple[int, Codec] | None = None
     pts_ns = -STEP_NS
@@ -235,15 +235,13 @@ def _frames(unit: Unit | None, codec: Codec, decoder: VideoCodecContext | None) 
 
 
 def _upright(frame: av.VideoFrame, rotation: int) -> av.VideoFrame:
-    if rotation:
-        turned = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), -rotation // 90))
-        frame = av.VideoFrame.from_ndarray(turned, format="rgb24")
+    """The frame turned, without its odd last row or column."""
     width, height = frame.width - frame.width % 2, frame.height - frame.height % 2
-    if (width, height) != (frame.width, frame.height):
-        frame = av.VideoFrame.from_ndarray(
-            np.ascontiguousarray(frame.to_ndarray(format="rgb24")[:height, :width]), format="rgb24"
-        )
-    return frame
+    if not rotation and (width, height) == (frame.width, frame.height):
+        return frame
+    image = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)[:height, :width]
+    turned = np.ascontiguousarray(np.rot90(image, -rotation // 90))
+    return av.VideoFrame.from_ndarray(turned, format="rgb24")
 
 
 def _scenes(pictures: Iterable[Picture], seconds: float) -> Iterator[list[Picture]]:
@@ -263,9 +261,7 @@ def _kind(picture: Picture) -> tuple[int, int, int]:
 
 
 def _about(picture: Picture, content_type: str) -> VideoMessage:
-    return VideoMessage(
-        "", picture.epoch, 0, picture.pts_ns, content_type, b"", capture_ns=picture.capture_ns
-    )
+    return VideoMessage("", picture.epoch, 0, picture.pts_ns, content_type, b"", capture_ns=picture.capture_ns)
 
 
 def _container(batch: Sequence[Picture], content_type: str) -> Iterator[VideoMessage]:
@@ -278,8 +274,8 @@ def _container(batch: Sequence[Picture], content_type: str) -> Iterator[VideoMes
         for picture in batch:
             container.mux(stream.encode(_timed(picture, first)))
         container.mux(stream.encode(None))
-    known = {"codec": "h264", "width": first.frame.width, "height": first.frame.height}
-    yield replace(_about(first, content_type), data=file.getvalue(), frames=len(batch), **known)
+    about = replace(_about(first, content_type), codec="h264", width=stream.width, height=stream.height)
+    yield replace(about, data=file.getvalue(), frames=len(batch))
 
 
 def _access_units(batch: Sequence[Picture], content_type: str) -> Iterator[VideoMessage]:
@@ -292,8 +288,9 @@ def _access_units(batch: Sequence[Picture], content_type: str) -> Iterator[Video
     packets = chain.from_iterable(encoder.encode(frame) for frame in frames)
     for picture, packet in zip(batch, packets, strict=True):
         about = _about(picture, content_type)
-        yield replace(about, data=annex_b(bytes(packet), Codec("h264"), keyframe=packet.is_keyframe),
-                      keyframe=packet.is_keyframe)
+        yield replace(
+            about, data=annex_b(bytes(packet), Codec("h264"), keyframe=packet.is_keyframe), keyframe=packet.is_keyframe
+        )
 
 
 def _timed(picture: Picture, first: Picture) -> av.VideoFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,10 +14,10 @@ from pipeline.edges import Sink
 from pipeline.errors import StageError
 from pipeline.graph import Graph, Stage
 from pipeline.operator import Operator
-from pipeline.packets import Frame
+from pipeline.packets import DrawnFrame, Frame
 from pipeline.runners.local import run_local
 from pipeline.testing import MemorySource, noise, raw_chunks
-from pipeline.walk import Walk
+from pipeline.walk import Journey, Walk
 
 Run = Callable[..., None]
 
@@ -112,3 +113,41 @@ def test_work_is_dropped_and_counted_when_too_much_of_it_waits(
     assert done == sorted(done)
     assert 0 < walks[-1].dropped["ponder"] < 20
     assert walks[-1].dropped["ponder"] == 20 - len(done) // 2
+
+
+class Thumb(Operator[Frame, DrawnFrame]):
+    """Something small that came of a frame."""
+
+    def __call__(self, batch: Sequence[Frame]) -> list[DrawnFrame]:
+        return [DrawnFrame(f.stream, f.epoch, f.seq, f.pts_ns, f.image[:1, :1].copy()) for f in batch]
+
+
+class Linger(Operator[DrawnFrame, DrawnFrame]):
+    """Takes its time, and counts the frames that are still there when it begins."""
+
+    def __init__(self, frames: list[weakref.ref[Any]], alive: list[int]) -> None:
+        self._frames, self._alive = frames, alive
+
+    def __call__(self, batch: Sequence[DrawnFrame]) -> list[DrawnFrame]:
+        self._alive.append(sum(frame() is not None for frame in self._frames))
+        time.sleep(0.1)
+        return []
+
+
+def test_what_waits_aside_does_not_hold_on_to_the_frames_it_came_from(named: Callable[[type], str]) -> None:
+    frames: list[weakref.ref[Any]] = []
+    alive: list[int] = []
+    stages = {
+        "decode": Stage(use="operators.decode:Decode"),
+        "thumb": Stage(use=named(Thumb), after="decode"),
+        "linger": Stage(use=named(Linger), after="thumb", aside=True, args={"frames": frames, "alive": alive}),
+    }
+
+    def arrived(journey: Journey, walk: Walk) -> None:
+        del walk
+        frames.extend(weakref.ref(frame.image) for frame in journey.out["decode"])
+
+    run_local(Graph(stages), MemorySource(raw_chunks(noise(40))), on_journey=arrived)
+    assert len(frames) == 40
+    assert len(alive) == 10
+    assert alive[-1] == 0

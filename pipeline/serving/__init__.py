@@ -1,0 +1,1 @@
+"""What keeps streams running: workers for partitions, and who looks after them."""
