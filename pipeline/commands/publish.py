@@ -48,7 +48,8 @@ def publish(
 def _messages(
     source: str, content_type: str, seconds: float, loop: int, *, reencode: bool, realtime: bool
 ) -> Iterator[VideoMessage]:
-    from pipeline.edges.playing import live, opened, played, recorded  # noqa: PLC0415  (av is slow to load)
+    from pipeline.edges.files import Input  # noqa: PLC0415  (av is slow to load)
+    from pipeline.edges.playing import live, played, recorded  # noqa: PLC0415
     from pipeline.edges.video_cutting import cut, fits, recut  # noqa: PLC0415
     from pipeline.edges.video_messages import CONTENT_TYPES as KNOWN  # noqa: PLC0415
 
@@ -57,10 +58,10 @@ def _messages(
         raise SourceError(message)
     camera = source.startswith(CAMERAS)
     if not camera and not reencode:
-        with closing(opened(source)) as looked_at:
+        with closing(Input(source)) as looked_at:
             reencode = not fits(looked_at, content_type, seconds)
     cutter = partial(recut if reencode else cut, content_type=content_type, seconds=seconds)
-    messages = played(partial(opened, source), cutter, 1 if camera else loop)
+    messages = played(partial(Input, source), cutter, 1 if camera else loop)
     return live(messages) if camera else recorded(messages, realtime=realtime)
 
 

@@ -24,6 +24,9 @@ class Source(Protocol):
     def commit(self, chunk: Chunk) -> None:
         """Called once everything that came of ``chunk`` is safely written."""
 
+    def stop(self) -> None:
+        """Let the iteration end soon, also while it waits; may be called from any thread."""
+
     def close(self) -> None:
         """Release what was opened; called once, also after an error."""
 

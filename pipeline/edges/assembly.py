@@ -144,7 +144,14 @@ class Assembly:
         """What was analysed before and is referred to by what comes now."""
         videos, messages = zip(*progress.replay, strict=True)
         _hold(videos[0], messages[0], progress)
-        chunk = replace(together(videos, messages), messages=(), replayed=True, watermark=self._watermark())
+        chunk = replace(
+            together(videos, messages),
+            position=progress.position,
+            messages=(),
+            watermark=self._watermark(),
+            partial=True,
+            replayed=True,
+        )
         progress.replay.clear()
         return chunk
 

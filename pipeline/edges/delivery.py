@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from kafka import ConsumerGroupMetadata, KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka.errors import KafkaError
-from kafka.partitioner import DefaultPartitioner
+from kafka.partitioner import murmur2
 
 from pipeline.edges.kafka_settings import KafkaSettings
 from pipeline.edges.kafka_topics import LETTER_BYTES, read_to_end
@@ -227,7 +227,8 @@ class Delivery(ABC):
             yield
         except KafkaError as error:
             first = next((sent.exception for sent in self._sent if sent.failed()), error)
-            raise self._settings.translated(first, SinkError, doing) from error
+            tried = doing if first is error else "write what was sent"
+            raise self._settings.translated(first, SinkError, tried) from error
 
     def _send(
         self,
@@ -252,7 +253,7 @@ class Delivery(ABC):
     def _home(self) -> int:
         """The partition of the changelog where Kafka would put the stream."""
         numbers = sorted(self._producer.partitions_for(self._settings.topic("state")))
-        home: int = DefaultPartitioner()(self._owner.encode(), numbers, numbers)
+        home: int = numbers[(murmur2(self._owner.encode()) & 0x7FFFFFFF) % len(numbers)]
         return home
 
     @abstractmethod

@@ -13,6 +13,8 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from pipeline.edges import Sink, Source
+from pipeline.edges.rtsp import RtspSource
+from pipeline.edges.units import codec_of, unit_of
 from pipeline.errors import SinkError, SourceError
 from pipeline.packets import Chunk, Codec, Explanation, Unit
 from pipeline.records import ExplanationRecord, FrameRecord, MatchRecord, Record, TrackRecord
@@ -38,7 +40,7 @@ class VideoFile(Source):
         self._path, self._stream, self._units = path, stream or Path(path).stem, units
         rotation = _rotation(path)
         self._container, self._video = _open(path)
-        self._codec = _codec(self._video, rotation)
+        self._codec = codec_of(self._video, rotation)
         _check_size(path, self._codec)
         self.expected_frames = _expected_frames(self._video)
 
@@ -66,7 +68,7 @@ class VideoFile(Source):
 
 
 class Input(Source):
-    """Whatever a user names: a video file, a folder of images or a single one, or a camera such as ``/dev/video0``."""
+    """Whatever a user names: a video, a folder of images or a single one, ``/dev/video0`` or ``rtsp://camera/1``."""
 
     def __init__(self, path: str) -> None:
         """Open it.
@@ -75,9 +77,9 @@ class Input(Source):
             SourceError: Nothing was named, or what was named cannot be opened.
         """
         if not path:
-            message = "no input was given; name a video, a folder of images or a camera, such as input=clip.mp4"
+            message = "no input was given; name a video, a folder of images, a camera or an RTSP address, such as input=clip.mp4"
             raise SourceError(message)
-        self._source = _kind(path)(path)
+        self._source: Source = _kind(path)(path)
         self.expected_frames = self._source.expected_frames
 
     def __iter__(self) -> Iterator[Chunk]:
@@ -85,6 +87,9 @@ class Input(Source):
 
     def commit(self, chunk: Chunk) -> None:
         self._source.commit(chunk)
+
+    def stop(self) -> None:
+        self._source.stop()
 
     def close(self) -> None:
         self._source.close()
@@ -102,7 +107,7 @@ class Webcam(Source):
             SourceError: There is no such camera, or another program holds it.
         """
         self._container, self._video = _open(device, "v4l2")
-        self._stream, self._units, self._codec = stream, units, _codec(self._video, 0)
+        self._stream, self._units, self._codec = stream, units, codec_of(self._video)
 
     def __iter__(self) -> Iterator[Chunk]:
         units = _demux(self._container, self._video)
@@ -200,7 +205,9 @@ class JsonLines(Sink[FrameRecord | TrackRecord | MatchRecord | Explanation]):
             raise _unwritable(self._path, error) from error
 
 
-def _kind(path: str) -> type[VideoFile | ImageFolder | Webcam]:
+def _kind(path: str) -> type[VideoFile | ImageFolder | Webcam | RtspSource]:
+    if path.startswith(("rtsp://", "rtsps://")):
+        return RtspSource
     if Path(path).is_char_device():
         return Webcam
     return ImageFolder if Path(path).is_dir() or Path(path).suffix.lower() in STILLS else VideoFile
@@ -245,12 +252,6 @@ def _rotation(path: str) -> int:
     return -round(first.rotation / 90) * 90 % 360
 
 
-def _codec(video: VideoStream, rotation: int) -> Codec:
-    context = video.codec_context
-    pixel_format = context.pix_fmt or ""
-    return Codec(context.name, context.extradata or b"", context.width, context.height, pixel_format, rotation)
-
-
 def _check_size(path: str, codec: Codec) -> None:
     if codec.width < 1 or codec.height < 1:
         message = f"{path} declares pictures of {codec.width}x{codec.height}; it is damaged, re-encode it"
@@ -283,9 +284,7 @@ def _demux(container: InputContainer, video: VideoStream) -> Iterator[Unit]:
             yield Unit(b"", None, None, damaged=True)
             return
         if packet.size:
-            tick = float(packet.time_base * 1_000_000_000) if packet.time_base else 0.0
-            pts, dts = (None if t is None else round(t * tick) for t in (packet.pts, packet.dts))
-            yield Unit(bytes(packet), pts, dts, packet.is_keyframe, packet.is_corrupt)
+            yield unit_of(packet)
 
 
 def _chunks(units: Iterator[Unit], stream: str, codec: Codec, size: int) -> Iterator[Chunk]:

@@ -33,8 +33,8 @@ class KafkaServer:
         Args:
             home: An unpacked Kafka distribution; only its ``libs`` are used.
             folder: Where to keep everything.
-            properties: Properties of the broker beside, or instead of, the usual ones. ``{port}`` stands for the
-                port of the clients.
+            properties: Properties of the broker beside, or instead of, the usual ones. ``{port}`` and
+                ``{controller}`` stand for its two ports.
 
         Raises:
             PipelineError: There is no Java or no Kafka, or Kafka does not take its configuration.
@@ -47,9 +47,10 @@ class KafkaServer:
             ports.write_text(" ".join(map(str, _free_ports(2))))
         port, controller = map(int, ports.read_text().split())
         self.address = f"127.0.0.1:{port}"
-        written = {**_properties(port, controller, folder / "data"), **(properties or {})}
-        lines = (f"{name}={value.replace('{port}', str(port))}\n" for name, value in written.items())
-        (folder / "server.properties").write_text("".join(lines))
+        written = {**_properties(folder / "data"), **(properties or {})}
+        text = "".join(f"{name}={value}\n" for name, value in written.items())
+        text = text.replace("{port}", str(port)).replace("{controller}", str(controller))
+        (folder / "server.properties").write_text(text)
         if not (folder / "data").exists():
             self._format()
 
@@ -133,13 +134,13 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-def _properties(port: int, controller: int, data: Path) -> dict[str, str]:
+def _properties(data: Path) -> dict[str, str]:
     return {
         "process.roles": "broker,controller",
         "node.id": "1",
-        "controller.quorum.voters": f"1@127.0.0.1:{controller}",
-        "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
-        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
+        "controller.quorum.voters": "1@127.0.0.1:{controller}",
+        "listeners": "PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
+        "advertised.listeners": "PLAINTEXT://127.0.0.1:{port}",
         "controller.listener.names": "CONTROLLER",
         "log.dirs": str(data),
         "offsets.topic.replication.factor": "1",

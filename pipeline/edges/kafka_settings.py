@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from pipeline.errors import PipelineError, SinkError, SourceError
 
 MESSAGE_BYTES = 8 * 1024 * 1024
 CONNECT_MS = 3_000  # a wrong address has its answer within 5 s
+WIRE_LOGS = ("kafka.protocol.parser", "kafka.net.connection")
 FETCH_MESSAGES = 4  # largest messages that one fetch of a partition may hold
 
 Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
@@ -181,6 +183,8 @@ class KafkaSettings(BaseModel):
         }
 
     def _sasl(self) -> dict[str, str]:
+        for name in WIRE_LOGS:  # at DEBUG they show every byte that is sent, passwords among them
+            logging.getLogger(name).setLevel(logging.INFO)
         return {
             "sasl_mechanism": self.mechanism,
             "sasl_plain_username": self.user,

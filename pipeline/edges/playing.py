@@ -9,23 +9,12 @@ from dataclasses import replace
 from itertools import count, groupby
 
 from pipeline.edges import Source
-from pipeline.edges.files import Input
-from pipeline.edges.rtsp import RtspSource
 from pipeline.edges.video_cutting import STEP_NS
 from pipeline.edges.video_messages import CONTAINERS, VideoMessage
 from pipeline.packets import Chunk
 
 Opener = Callable[[], Source]
 Cutter = Callable[[Iterable[Chunk]], Iterator[VideoMessage]]
-
-
-def opened(source: str) -> Source:
-    """The source that a user names: a file, a folder of images, a camera of this machine, or an RTSP URL.
-
-    Raises:
-        SourceError: It cannot be opened.
-    """
-    return RtspSource(source) if source.startswith(("rtsp://", "rtsps://")) else Input(source)
 
 
 def played(opener: Opener, cutter: Cutter, loops: int = 1) -> Iterator[VideoMessage]:

@@ -66,7 +66,7 @@ class BrokerChunk(Chunk):
             ``position`` while messages of other streams wait, or while pictures refer to an earlier key frame.
         partial: Whether more of its message follows: nothing may be committed yet.
         replayed: Whether its units were analysed before, by a worker that is no more. They are decoded again, for
-            the sake of those that refer to them, and give no frames.
+            the sake of those that refer to them, and give no frames. Such a chunk is ``partial``.
     """
 
     messages: tuple[Message, ...] = ()

@@ -117,7 +117,7 @@ def _inline(stages: Mapping[str, CallStage]) -> Call:
 
 async def _drive(walk: Walk, source: Source, window: int, deliver: Deliver, on_journey: OnJourney) -> None:
     under_way: deque[asyncio.Task[Journey]] = deque()
-    with _interruptible() as stopped:
+    with _interruptible(source) as stopped:
         chunks, read = iter(source), None
         while not stopped.is_set() and isinstance(read := await asyncio.to_thread(_next, chunks), Chunk):
             under_way.append(walk.start(read))
@@ -151,13 +151,14 @@ def _commit(source: Source, journey: Journey) -> None:
 
 
 @contextmanager
-def _interruptible() -> Iterator[asyncio.Event]:
+def _interruptible(source: Source) -> Iterator[asyncio.Event]:
     """The first Ctrl-C or SIGTERM asks to stop after what is under way; the second one acts as usual."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
         stopped.set()
+        source.stop()
         _release(loop)
 
     try:

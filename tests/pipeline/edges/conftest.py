@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import socket
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,8 @@ from pipeline.edges.kafka_settings import KafkaSettings
 from pipeline.edges.kafka_topics import create_topics
 from pipeline.edges.video_messages import VideoMessage
 from pipeline.edges.video_topic import VideoTopic
+
+PASSWORD = "hunter2-hunter2"
 
 
 def missing(what: str) -> None:
@@ -32,9 +37,25 @@ def kafka_home() -> Path:
 
 
 @pytest.fixture(scope="session")
-def own_kafka(kafka_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
-    """A broker of our own, which a test may kill if it starts it again."""
-    server = KafkaServer(kafka_home, tmp_path_factory.mktemp("kafka"))
+def guarded_port() -> int:
+    """Where our own broker asks for a user and a password."""
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        return int(held.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def own_kafka(kafka_home: Path, guarded_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
+    """A broker of our own, which a test may kill if it starts it again; it knows the user ``camera``."""
+    door = f"SASL_PLAINTEXT://127.0.0.1:{guarded_port}"
+    login = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+    guarded = {
+        "listeners": f"PLAINTEXT://127.0.0.1:{{port}},CONTROLLER://127.0.0.1:{{controller}},{door}",
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{{port}},{door}",
+        "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT",
+        "sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.sasl_plaintext.plain.sasl.jaas.config": f'{login} user_camera="{PASSWORD}";',
+    }
+    server = KafkaServer(kafka_home, tmp_path_factory.mktemp("kafka"), guarded)
     server.start()
     yield server
     server.close()
@@ -57,6 +78,15 @@ def settings(kafka: str) -> KafkaSettings:
 def mortal(own_kafka: KafkaServer) -> tuple[KafkaServer, KafkaSettings]:
     """A broker that may be killed, and topics on it."""
     return own_kafka, new_topics(own_kafka.address)
+
+
+@pytest.fixture(scope="module")
+def swept() -> Iterator[None]:
+    """Kafka's client leaves sockets open that nobody answered; they are closed before another module notices."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def new_topics(servers: str) -> KafkaSettings:
@@ -98,7 +128,17 @@ def jpeg() -> Callable[..., VideoMessage]:
     """``jpeg(n)`` is the n-th picture of a stream as a message."""
 
     def make(seq: int, stream: str = "cam", **more: Any) -> VideoMessage:
-        given = {"data": b"\xff\xd8" + b"%06d" % seq, "capture_ns": 1_700_000_000_000_000_000 + seq * 40_000_000, **more}
+        given = {
+            "data": b"\xff\xd8" + b"%06d" % seq,
+            "capture_ns": 1_700_000_000_000_000_000 + seq * 40_000_000,
+            **more,
+        }
         return VideoMessage(stream, 0, seq, seq * 40_000_000, "image/jpeg", **given)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def password() -> str:
+    """The password of the user ``camera``."""
+    return PASSWORD

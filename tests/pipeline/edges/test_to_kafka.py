@@ -1,0 +1,444 @@
+"""Delivery to a real Kafka: exactly once, whoever dies, and dead letters."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.commands.kafka_check import kafka_findings
+from pipeline.edges.dead_letters import chosen, identity, letters, replay
+from pipeline.edges.delivery import AtLeastOnce, DeadLetter, Delivery, Restored
+from pipeline.edges.kafka_server import KafkaServer
+from pipeline.edges.kafka_settings import FencedError, KafkaSettings, TooLargeError
+from pipeline.edges.kafka_topics import create_topics, read_to_end
+from pipeline.edges.to_kafka import KafkaSink, headers, place, record_id
+from pipeline.edges.video_messages import Message, VideoMessage
+from pipeline.edges.video_topic import VideoTopic
+from pipeline.errors import PipelineError, SinkError
+from pipeline.records import FrameRecord, FrameRef, PolicyRecord, StreamRef, TrackRecord, TrackSummary
+
+pytestmark = [
+    pytest.mark.broker,
+    pytest.mark.usefixtures("swept"),
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+]
+WORKER = Path(__file__).parents[2] / "support" / "small_worker.py"
+Opener = Callable[[KafkaSettings], VideoTopic]
+Jpeg = Callable[..., VideoMessage]
+Deliver = Callable[..., Delivery]
+Mortal = tuple[KafkaServer, KafkaSettings]
+
+
+def written(settings: KafkaSettings, topic: str = "annotations") -> list[Message]:
+    return list(read_to_end(settings, settings.topic(topic)))
+
+
+def values(settings: KafkaSettings, topic: str = "annotations") -> list[bytes]:
+    return [message.value or b"" for message in written(settings, topic)]
+
+
+def publish(topic: VideoTopic, messages: Sequence[VideoMessage]) -> int:
+    """Send all of one stream; the partition that they went to."""
+    for message in messages:
+        topic.send(message)
+    topic.flush()
+    name = topic._settings.topic("video")
+    key = messages[-1].stream.encode()
+    return next(m.partition for m in read_to_end(topic._settings, name) if m.key == key)
+
+
+def pictures(jpeg: Jpeg, count: int, stream: str = "cam") -> list[VideoMessage]:
+    return [jpeg(n, stream, eos=n == count - 1) for n in range(count)]
+
+
+def run_worker(settings: KafkaSettings, partition: int, dies_at: int = -1) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(WORKER), settings.servers, settings.prefix, str(partition), str(dies_at)]
+    paths = {"PYTHONPATH": str(WORKER.parents[2])}
+    return subprocess.Popen(command, env={**os.environ, **paths})
+
+
+def chain_of(messages: Sequence[VideoMessage]) -> list[dict[str, object]]:
+    """What an undisturbed worker writes for them."""
+    out: list[dict[str, object]] = []
+    told = "-"
+    for number, message in enumerate(messages):
+        told = hashlib.sha256(told.encode() + message.data).hexdigest()[:16]
+        out.append({"number": number, "told": told})
+    return out
+
+
+# Transactions
+
+
+def test_what_is_committed_is_there_with_its_state_and_its_position(settings: KafkaSettings, deliver: Deliver) -> None:
+    delivery = deliver(settings, 1)
+    assert delivery.restore() == {}
+    assert delivery.committed() is None
+    delivery.begin()
+    delivery.send("annotations", "cam", b"one", [], 0)
+    delivery.commit({"cam": b"state", "hall": b"other"}, position=5, watermark=3)
+    assert values(settings) == [b"one"]
+    assert deliver(settings, 1).restore() == {"cam": Restored(b"state", 5), "hall": Restored(b"other", 5)}
+    assert delivery.committed() == 3
+    assert deliver(settings, 0).restore() == {}
+
+
+def test_what_is_aborted_was_never_there(settings: KafkaSettings, deliver: Deliver) -> None:
+    delivery = deliver(settings)
+    delivery.begin()
+    delivery.send("annotations", "cam", b"aborted", [], 0)
+    delivery.flush()
+    delivery.abort()
+    delivery.begin()
+    delivery.send("annotations", "cam", b"kept", [], 0)
+    delivery.commit({"cam": b"s"}, 1)
+    assert values(settings) == [b"kept"]
+
+
+def test_a_trace_goes_on_in_what_comes_of_a_message(settings: KafkaSettings, deliver: Deliver) -> None:
+    delivery = deliver(settings)
+    delivery.begin("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    delivery.send("annotations", "cam", b"{}", [("a", b"b")], 0)
+    delivery.commit({})
+    assert written(settings)[0].said == {
+        "a": "b",
+        "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    }
+
+
+def test_a_worker_that_was_replaced_can_commit_nothing_any_more(settings: KafkaSettings, deliver: Deliver) -> None:
+    zombie = deliver(settings)
+    zombie.begin()
+    zombie.send("annotations", "cam", b"of the zombie", [], 0)
+    zombie.flush()
+    successor = deliver(settings)
+    successor.begin()
+    successor.send("annotations", "cam", b"of the successor", [], 0)
+    successor.commit({"cam": b"new"}, 2)
+    with pytest.raises(FencedError, match="another worker has taken over"):
+        zombie.commit({"cam": b"old"}, 1)
+    assert values(settings) == [b"of the successor"]
+    assert successor.restore() == {"cam": Restored(b"new", 2)}
+
+
+def test_a_stream_from_elsewhere_finds_its_state_and_no_other(settings: KafkaSettings, deliver: Deliver) -> None:
+    for stream in ("door", "hall", "yard"):
+        delivery = deliver(settings, None, owner=stream)
+        delivery.begin()
+        delivery.commit({stream: stream.encode()})
+        assert delivery.committed() is None
+    assert deliver(settings, None, owner="hall").restore() == {"hall": Restored(b"hall", 0)}
+
+
+def test_a_short_transaction_takes_no_time_that_anybody_would_notice(settings: KafkaSettings, deliver: Deliver) -> None:
+    delivery, took = deliver(settings), []
+    for number in range(12):
+        since = time.monotonic()
+        delivery.begin()
+        delivery.send("annotations", "cam", b"{}", [], 0)
+        delivery.commit({"cam": b"s"}, number)
+        took.append(time.monotonic() - since)
+    assert sorted(took)[6] < 0.15  # 10 ms on a quiet machine
+
+
+def test_at_least_once_keeps_states_and_positions_too(settings: KafkaSettings, deliver: Deliver) -> None:
+    delivery = deliver(settings, 0, AtLeastOnce)
+    delivery.begin()
+    delivery.send("annotations", "cam", b"one", [], 0)
+    delivery.commit({"cam": b"state"}, 7, 6)
+    assert values(settings) == [b"one"]
+    assert delivery.restore() == {"cam": Restored(b"state", 7)}
+    assert delivery.committed() == 6
+
+
+# Deaths
+
+
+def test_a_worker_that_dies_between_begin_and_commit_loses_and_doubles_nothing(
+    settings: KafkaSettings, video_topic: Opener, jpeg: Jpeg
+) -> None:
+    sent = pictures(jpeg, 40)
+    partition = publish(video_topic(settings), sent)
+    for dies_at in (5, 21):
+        assert run_worker(settings, partition, dies_at).wait(30) == -9
+    assert run_worker(settings, partition).wait(30) == 0
+    assert [json.loads(value) for value in values(settings)] == chain_of(sent)
+
+
+def test_a_broker_that_dies_inside_a_transaction_is_noticed_and_the_successor_makes_it_good(
+    mortal: Mortal, deliver: Deliver
+) -> None:
+    server, settings = mortal
+    stuck: list[tuple[str, float]] = []
+    first = deliver(settings, deadline_s=2, on_stuck=lambda what: stuck.append((what, time.monotonic())))
+    first.begin()
+    first.send("annotations", "cam", b"before", [], 0)
+    first.commit({"cam": b"1"}, 1)
+    first.begin()
+    first.send("annotations", "cam", b"cut off", [], 0)
+    first.flush()
+    server.kill()
+    since = time.monotonic()
+    thread = threading.Thread(target=_commit, args=(first,), daemon=True)  # it may never return
+    thread.start()
+    while not stuck and time.monotonic() - since < 5:
+        time.sleep(0.05)
+    server.start()
+    assert stuck
+    assert stuck[0][0] == "to commit took longer than 2 s"
+    assert stuck[0][1] - since < 3
+    second = deliver(settings)
+    restored = second.restore()
+    done = restored["cam"].position == 2  # the commit may have come through after all: then nothing is to be done
+    assert restored == {"cam": Restored(b"2", 2) if done else Restored(b"1", 1)}
+    if not done:
+        second.begin()
+        second.send("annotations", "cam", b"cut off", [], 0)
+        second.commit({"cam": b"2"}, 2)
+    assert values(settings) == [b"before", b"cut off"]
+
+
+def _commit(delivery: Delivery) -> None:
+    try:
+        delivery.commit({"cam": b"2"}, 2)
+    except SinkError:
+        return
+
+
+def test_workers_whose_broker_is_killed_under_load_lose_and_double_nothing(
+    mortal: Mortal, video_topic: Opener, jpeg: Jpeg
+) -> None:
+    server, settings = mortal
+    sent = pictures(jpeg, 600)
+    partition = publish(video_topic(settings), sent)
+    worker = run_worker(settings, partition)
+    while len(values(settings)) < 30:
+        time.sleep(0.05)
+    server.kill()
+    server.start()
+    for _ in range(3):  # it ends itself where its client hangs; whoever started it starts it again
+        if worker.wait(30) == 0:
+            break
+        worker = run_worker(settings, partition)
+    assert [json.loads(value) for value in values(settings)] == chain_of(sent)
+
+
+# Dead letters
+
+
+def test_poison_goes_to_the_dead_letters_once_and_stops_nobody(
+    settings: KafkaSettings, video_topic: Opener, jpeg: Jpeg
+) -> None:
+    good = pictures(jpeg, 20)
+    bad = [
+        VideoMessage("cam", 0, 8, 0, "video/mp4", b"no container at all"),
+        VideoMessage("cam", 0, 9, 0, "text/plain", b"what is this"),
+        VideoMessage("cam", 0, 9, 0, "image/jpeg", b""),
+    ]
+    partition = publish(video_topic(settings), [*good[:10], *bad, *good[10:]])
+    assert run_worker(settings, partition, 15).wait(30) == -9
+    assert run_worker(settings, partition).wait(30) == 0
+    assert [json.loads(value) for value in values(settings)] == chain_of(good)
+    found = letters(settings)
+    assert [letter.value for letter in found] == [b"no container at all", b"what is this", b""]
+    assert [letter.said["dlq-stage"] for letter in found] == ["read"] * 3
+    assert "is no video/mp4" in found[0].said["dlq-error"]
+    assert "content-type 'text/plain' is not one of" in found[1].said["dlq-error"]
+    assert "is empty" in found[2].said["dlq-error"]
+    assert all(letter.key == b"cam" and letter.said["stream-id"] == "cam" for letter in found)
+    assert [int(letter.said["dlq-origin-offset"]) for letter in found] == [10, 11, 12]
+
+
+def test_a_dead_letter_can_be_sent_back_once_and_counts_its_deaths(settings: KafkaSettings, deliver: Deliver) -> None:
+    own = (("content-type", b"image/jpeg"), ("stream-id", b"cam"))
+    message = Message(settings.topic("video"), 0, 17, b"cam", b"bytes", own, 1_700_000_000_000)
+    delivery = deliver(settings)
+    delivery.begin()
+    delivery.commit({"cam": b"state"}, 17)
+    delivery.reject([DeadLetter(message, "embed", "ValueError", "no such thing")], 18)
+    assert delivery.restore() == {"cam": Restored(b"state", 18)}
+    letter = letters(settings)[0]
+    assert {name: letter.said[f"dlq-{name}"] for name in ("stage", "error-class", "error", "attempts")} == {
+        "stage": "embed",
+        "error-class": "ValueError",
+        "error": "no such thing",
+        "attempts": "1",
+    }
+    assert letter.said["dlq-origin-topic"] == settings.topic("video")
+    replay(settings, chosen(settings, [identity(letter)]))
+    assert letters(settings) == []
+    with pytest.raises(PipelineError, match="no dead letter"):
+        chosen(settings, [identity(letter)])
+    back = written(settings, "video")
+    assert [(m.key, m.value, m.said["content-type"], m.said["dlq-attempts"]) for m in back] == [
+        (b"cam", b"bytes", "image/jpeg", "1")
+    ]
+    delivery.reject([DeadLetter(back[0], "embed", "ValueError", "again")], 19)
+    assert [letter.said["dlq-attempts"] for letter in letters(settings)] == ["2"]
+
+
+def test_the_largest_message_has_room_among_the_dead_letters(settings: KafkaSettings, deliver: Deliver) -> None:
+    message = Message(settings.topic("video"), 0, 0, b"cam", os.urandom(settings.message_bytes - 2_000), (), 0)
+    deliver(settings).reject([DeadLetter(message, "decode", "MemoryError", "x" * 100_000)], 1)
+    assert len(letters(settings)[0].value or b"") == settings.message_bytes - 2_000
+
+
+def test_a_result_that_is_too_large_ends_neither_the_worker_nor_the_stream(
+    settings: KafkaSettings, deliver: Deliver
+) -> None:
+    delivery = deliver(settings)
+    delivery.begin()
+    with pytest.raises(TooLargeError, match="larger than a limit"):
+        delivery.send("annotations", "cam", bytes(settings.message_bytes * 2), [], 0)
+    delivery.abort()
+    small = KafkaSettings(servers=settings.servers, prefix=f"{settings.prefix}small.", message_bytes=4096)
+    create_topics(small, 1)
+    generous = small.model_copy(update={"message_bytes": 100_000})
+    delivery = deliver(generous)
+    delivery.begin()
+    delivery.send("annotations", "cam", os.urandom(9_000), [], 0)
+    with pytest.raises(TooLargeError, match="larger than a limit"):
+        delivery.commit({"cam": b"s"}, 1)
+    delivery.abort()
+    delivery.reject([DeadLetter(Message("t", 0, 0, b"cam", b"v"), "sink", "TooLargeError", "too large")], 1)
+    assert len(letters(small)) == 1
+
+
+# Records
+
+
+def frame(seq: int = 3, capture: str | None = "2026-09-20T10:00:00.033Z") -> FrameRecord:
+    return FrameRecord(
+        stream=StreamRef(id="cam", epoch=2, source="kafka", tenant="acme"),
+        frame=FrameRef(seq=seq, pts_ns=seq * 40_000_000, capture_ts=capture, w=64, h=48),
+        faces=(),
+        policy=PolicyRecord(purpose="test", emotion="off", identification="off", unmasking="off", faces="blurred"),
+    )
+
+
+def track(event: str) -> TrackRecord:
+    known = TrackSummary(
+        decision="unknown",
+        subject_id=None,
+        mask="bare",
+        emotion=None,
+        first_pts_ns=0,
+        last_pts_ns=1,
+        frames=1,
+        best_quality=0.5,
+    )
+    given = frame()
+    return TrackRecord(
+        event=event,  # type: ignore[arg-type]
+        stream=given.stream,
+        frame=given.frame,
+        track_id="cam:2:7",
+        before=None,
+        after=known,
+    )
+
+
+def test_records_go_to_the_topic_of_their_kind_as_cloud_events(settings: KafkaSettings) -> None:
+    sink = KafkaSink(settings)
+    sink.write([frame(), track("new")])
+    sink.flush()
+    sink.close()
+    annotation, event = written(settings)[0], written(settings, "tracks")[0]
+    assert FrameRecord.model_validate_json(annotation.value or b"") == frame()
+    assert TrackRecord.model_validate_json(event.value or b"") == track("new")
+    assert annotation.key == event.key == b"cam"
+    assert annotation.time_ms == 1_789_898_400_033
+    assert annotation.said == {
+        "ce_specversion": "1.0",
+        "ce_id": record_id(place(frame())),
+        "ce_source": "/streams/cam",
+        "ce_type": "omote.frame.annotated.v1",
+        "ce_dataschema": "omote.frame/1.0",
+        "ce_time": "2026-09-20T10:00:00.033Z",
+        "content-type": "application/json",
+        "stream-id": "cam",
+        "epoch": "2",
+        "frame-seq": "3",
+        "pts-ns": "120000000",
+        "tenant": "acme",
+    }
+    assert (event.said["ce_type"], event.said["ce_subject"]) == ("omote.track.new.v1", "cam:2:7")
+
+
+def test_the_id_of_a_record_is_its_own_and_always_the_same() -> None:
+    records = [frame(3), frame(4), track("new"), track("update"), track("end")]
+    ids = [dict(headers(record, place(record)))["ce_id"] for record in records]
+    assert len(set(ids)) == len(ids)
+    assert ids[0] == b"%s" % record_id(place(frame(3))).encode()
+    assert record_id(place(frame(3))) == record_id(place(frame(3, capture=None)))
+
+
+def test_a_clock_that_runs_ahead_is_not_believed(settings: KafkaSettings) -> None:
+    sink = KafkaSink(settings)
+    sink.write([frame(capture="2199-01-01T00:00:00Z"), frame(capture=None)])
+    sink.flush()
+    sink.close()
+    assert all(abs(message.time_ms / 1000 - time.time()) < 60 for message in written(settings))
+
+
+def test_results_of_a_sink_count_with_the_transaction_they_belong_to(settings: KafkaSettings, deliver: Deliver) -> None:
+    delivery = deliver(settings)
+    sink = KafkaSink(delivery=delivery)
+    delivery.begin()
+    sink.write([frame(0)])
+    sink.flush()
+    delivery.abort()
+    delivery.begin()
+    sink.write([frame(1), frame(2)])
+    delivery.commit({"cam": b"s"}, 1)
+    sink.close()
+    seqs = [FrameRecord.model_validate_json(value).frame.seq for value in values(settings)]
+    assert seqs == [1, 2]
+
+
+# Limits
+
+
+def test_the_doctor_names_the_limit_that_is_too_small(settings: KafkaSettings) -> None:
+    assert [finding.state for finding in kafka_findings(settings)] == ["ok"]
+    larger = settings.model_copy(update={"message_bytes": 20 << 20})
+    told = {finding.text.split(" takes ")[0]: finding.text for finding in kafka_findings(larger)}
+    assert set(told) == {"the broker", f"the topic {settings.topic('video')}"}
+    assert "up to 8388608 bytes, and the producer sends up to 20971520" in told[f"the topic {settings.topic('video')}"]
+    assert "raise max.message.bytes there" in told[f"the topic {settings.topic('video')}"]
+
+
+def test_a_chunk_that_is_too_large_is_refused_in_one_sentence(
+    settings: KafkaSettings, video_topic: Opener, jpeg: Jpeg
+) -> None:
+    with pytest.raises(TooLargeError, match=r"^cannot write \d+ bytes to .*video.v1: .* `omote doctor` says which"):
+        video_topic(settings).send(jpeg(0, data=bytes(9 << 20)))
+    topic = video_topic(settings.model_copy(update={"message_bytes": 9 << 20}))  # the producer would, the topic not
+    with pytest.raises(TooLargeError, match="larger than a limit"):
+        publish(topic, [jpeg(0, data=os.urandom((9 << 20) - 5_000))])
+
+
+def test_no_result_crosses_from_one_stream_to_another(settings: KafkaSettings, video_topic: Opener, jpeg: Jpeg) -> None:
+    topic = video_topic(settings)
+    streams = {f"cam-{n}": pictures(jpeg, 24, f"cam-{n}") for n in range(6)}
+    streams = {name: [replace(m, data=name.encode() + m.data) for m in own] for name, own in streams.items()}
+    for together in zip(*streams.values(), strict=True):
+        for message in together:
+            topic.send(message)
+    topic.flush()
+    workers = [run_worker(settings, partition) for partition in (0, 1)]
+    assert [worker.wait(30) for worker in workers] == [0, 0]
+    of: dict[str, list[object]] = {}
+    for message in written(settings):
+        of.setdefault((message.key or b"").decode(), []).append(json.loads(message.value or b""))
+    assert of == {name: chain_of(own) for name, own in streams.items()}

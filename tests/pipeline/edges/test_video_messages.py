@@ -1,0 +1,393 @@
+"""Video in messages: cut and put together again, and what may be committed on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from operators.decode import Decode
+from pipeline.edges.annex_b import START, annex_b
+from pipeline.edges.assembly import LONGEST_GOP_MS, Assembly, newest
+from pipeline.edges.files import Input
+from pipeline.edges.playing import live, played, recorded
+from pipeline.edges.video_cutting import cut, fits, recut
+from pipeline.edges.video_messages import (
+    ACCESS_UNIT,
+    CONTAINERS,
+    CONTENT_TYPES,
+    JPEG,
+    BrokerChunk,
+    Message,
+    Poison,
+    VideoMessage,
+    chunks,
+    pictures,
+    read,
+)
+from pipeline.errors import SourceError
+from pipeline.packets import Chunk, Codec, Frame
+from pipeline.testing import noise
+
+Film = Callable[..., Path]
+SHORT = {"g": "12", "bf": "2", "x264-params": "open-gop=0:scenecut=0"}
+LONG = {"g": "1000", "sc_threshold": "0"}
+FLAT = {"g": "12", "bf": "0", "sc_threshold": "0"}
+
+
+def scene(count: int = 60, height: int = 48, width: int = 64) -> list[np.ndarray]:
+    """Pictures that differ from each other and that an encoder likes."""
+    still = cv2.GaussianBlur(noise(1, height, width)[0], (0, 0), 5)
+    return [np.roll(still, 2 * n, axis=1) for n in range(count)]
+
+
+def decoded(given: Sequence[Chunk]) -> list[Frame]:
+    decode = Decode()
+    state, frames = decode.start("cam"), []
+    for chunk in given:
+        state, more = decode(state, [chunk])
+        frames += more
+    return frames
+
+
+def as_message(video: VideoMessage, offset: int) -> Message:
+    named = replace(video, stream=video.stream or "cam")
+    time_ms = named.capture_ns // 1_000_000
+    return Message("video", 0, offset, named.stream.encode(), named.data, tuple(named.headers), time_ms)
+
+
+def sent(videos: Sequence[VideoMessage], assembly: Assembly | None = None, first: int = 0) -> list[BrokerChunk]:
+    """What comes of messages that lie one after the other in a partition."""
+    taking = assembly or Assembly()
+    return [chunk for n, video in enumerate(videos, first) for chunk in taking.take(as_message(video, n))]
+
+
+def ended(videos: Sequence[VideoMessage]) -> list[VideoMessage]:
+    return [*videos[:-1], replace(videos[-1], eos=True)]
+
+
+def same(given: Sequence[Frame], wanted: Sequence[Frame]) -> bool:
+    return len(given) == len(wanted) and all(
+        np.array_equal(a.image, b.image) and abs(a.pts_ns - b.pts_ns) <= 1 and a.seq == b.seq
+        for a, b in zip(given, wanted, strict=True)
+    )
+
+
+# Cutting
+
+
+@pytest.mark.parametrize("content_type", CONTAINERS)
+def test_a_film_in_chunks_shows_the_same_pictures_as_the_file(film: Film, content_type: str) -> None:
+    path = str(film(scene(), "a.mp4", "libx264", encoder=SHORT))
+    assert fits(Input(path), content_type, 1.0)
+    videos = ended(list(cut(Input(path), content_type, 1.0)))
+    assert [video.pts_ns for video in videos] == [0, 960_000_000, 1_920_000_000]
+    assert [(video.frames, video.codec, video.width, video.height) for video in videos[:2]] == [
+        (24, "h264", 64, 48)
+    ] * 2
+    assert same(decoded(sent(videos)), decoded(list(Input(path))))
+
+
+def test_each_chunk_can_be_shown_without_the_others(film: Film) -> None:
+    path = str(film(scene(), "a.mp4", "libx264", encoder=SHORT))
+    alone = [decoded(sent([video])) for video in cut(Input(path), "video/mp2t", 0.5)]
+    assert [len(frames) for frames in alone] == [12] * 5
+
+
+def test_access_units_show_the_same_pictures_as_the_file(film: Film) -> None:
+    path = str(film(scene(), "a.mp4", "libx264", encoder=FLAT))
+    assert fits(Input(path), ACCESS_UNIT, 1.0)
+    videos = ended(list(cut(Input(path), ACCESS_UNIT)))
+    assert [video.seq for video in videos if video.keyframe] == [0, 12, 24, 36, 48]
+    assert same(decoded(sent(videos)), decoded(list(Input(path))))
+
+
+def test_jpegs_are_passed_on_as_they_are(film: Film) -> None:
+    path = str(film(scene(20), "a.mkv", "mjpeg"))
+    assert fits(Input(path), JPEG, 1.0)
+    videos = ended(list(cut(Input(path), JPEG)))
+    frames, wanted = decoded(sent(videos)), decoded(list(Input(path)))
+    assert [frame.pts_ns for frame in frames] == [frame.pts_ns for frame in wanted]
+    error = [np.abs(a.image.astype(int) - b.image).mean() for a, b in zip(frames, wanted, strict=True)]
+    assert max(error) < 2  # two decoders of JPEG
+
+
+@pytest.mark.parametrize("content_type", CONTENT_TYPES)
+def test_what_cannot_be_cut_is_encoded_anew_and_looks_the_same(film: Film, content_type: str) -> None:
+    path = str(film(scene(), "a.mp4", "libx264", encoder=LONG))
+    videos = ended(list(recut(Input(path), content_type, 1.0)))
+    if content_type in CONTAINERS:
+        assert not fits(Input(path), content_type, 1.0)
+        assert [video.frames for video in videos] == [25, 25, 10]
+        assert [len(decoded(sent([video]))) for video in videos] == [25, 25, 10]
+    frames, wanted = decoded(sent(videos)), decoded(list(Input(path)))
+    assert [(f.seq, f.pts_ns) for f in frames] == [(f.seq, f.pts_ns) for f in wanted]
+    error = [np.abs(a.image.astype(int) - b.image).mean() for a, b in zip(frames, wanted, strict=True)]
+    assert max(error) < 4
+
+
+def test_groups_that_lean_on_the_one_before_are_never_cut_apart(film: Film) -> None:
+    leaning = {"g": "12", "bf": "3", "x264-params": "open-gop=1:b-pyramid=0:scenecut=0:b-adapt=0"}
+    path = str(film(scene(), "open.mp4", "libx264", encoder=leaning))
+    assert not fits(Input(path), "video/mp2t", 1.0)
+    with pytest.raises(SourceError, match="groups of pictures are not closed; encode it anew"):
+        list(cut(Input(path), "video/mp2t", 0.4))
+    delayed = str(film(scene(), "delayed.mp4", "libx264", encoder=SHORT))
+    assert not fits(Input(delayed), ACCESS_UNIT, 1.0)
+
+
+def test_a_turned_film_and_a_folder_of_pictures_of_odd_size_come_upright(film: Film, tmp_path: Path) -> None:
+    path = str(film(scene(10), "turned.mp4", "libx264", encoder=SHORT, rotation=90))
+    assert not fits(Input(path), "video/mp2t", 1.0)
+    frames = decoded(sent(list(recut(Input(path), "video/mp2t"))))
+    assert {frame.image.shape for frame in frames} == {(64, 48, 3)}
+    wanted = decoded(list(Input(path)))
+    assert np.abs(frames[5].image.astype(int) - wanted[5].image).mean() < 4
+    for number, picture in enumerate(scene(3, 33, 47)):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), picture)
+    folder = decoded(sent(list(recut(Input(str(tmp_path)), "video/mp4"))))
+    assert [frame.image.shape for frame in folder] == [(32, 46, 3)] * 3
+
+
+def test_units_with_lengths_become_units_with_start_codes() -> None:
+    box = bytes([1, 66, 0, 10, 0xFF, 0xE1, 0, 3]) + b"\x67sp" + bytes([1, 0, 2]) + b"\x68p"
+    codec = Codec("h264", box)
+    unit = (4).to_bytes(4) + b"\x65abc" + (2).to_bytes(4) + b"\x06d"
+    plain = START + b"\x65abc" + START + b"\x06d"
+    assert annex_b(unit, codec, keyframe=False) == plain
+    assert annex_b(unit, codec, keyframe=True) == START + b"\x67sp" + START + b"\x68p" + plain
+    own = START + b"\x67own" + START + b"\x65abc"
+    assert annex_b(own, Codec("h264"), keyframe=True) == own
+    assert annex_b(plain, Codec("h264", own), keyframe=True) == own + plain
+
+
+# Playing
+
+
+def test_a_loop_is_one_stream_whose_time_goes_on(film: Film) -> None:
+    path = str(film(scene(30), "a.mp4", "libx264", encoder=SHORT))
+    cutter = partial(cut, content_type="video/mp2t", seconds=0.5)
+    videos = list(recorded(played(lambda: Input(path), cutter, 3), realtime=False))
+    assert [video.seq for video in videos] == list(range(9))
+    assert [video.eos for video in videos] == [False] * 8 + [True]
+    frames = decoded(sent(videos))
+    assert [frame.pts_ns for frame in frames] == [n * 40_000_000 for n in range(90)]
+    for_ever = played(lambda: Input(path), cutter, 0)
+    assert [video.seq for video in islice(for_ever, 20)] == list(range(20))
+
+
+def test_a_recording_is_played_at_the_pace_at_which_it_was_taken(film: Film) -> None:
+    path = str(film(scene(30), "a.mp4", "libx264", encoder=SHORT))
+    cutter = partial(cut, content_type="video/mp2t", seconds=0.4)
+    since = time.time_ns()
+    arrivals = [
+        (video, time.time_ns() - since) for video in recorded(played(lambda: Input(path), cutter), realtime=True)
+    ]
+    for video, after_ns in arrivals[:2]:
+        assert 0 <= after_ns - (video.pts_ns + 480_000_000) < 300_000_000  # once its last picture was taken
+        assert abs(video.capture_ns - since - video.pts_ns) < 300_000_000
+
+
+def test_a_camera_numbers_its_messages_in_each_connection() -> None:
+    given = [VideoMessage("", epoch, 9, 0, JPEG, b"x", capture_ns=epoch * 5) for epoch in (1, 1, 2, 2, 2)]
+    numbered = list(live(given))
+    assert [(video.epoch, video.seq) for video in numbered] == [(1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
+    assert numbered[0].capture_ns == 5
+
+
+# Reading
+
+
+def jpeg(seq: int, stream: str = "cam", **more: object) -> VideoMessage:
+    given = {"data": b"\xff\xd8%d" % seq, "capture_ns": 10**18 + seq * 40_000_000, **more}
+    return VideoMessage(stream, 0, seq, seq * 40_000_000, JPEG, **given)  # type: ignore[arg-type]
+
+
+def unit(seq: int, *, keyframe: bool = False, stream: str = "cam", **more: object) -> VideoMessage:
+    return replace(jpeg(seq, stream), content_type=ACCESS_UNIT, keyframe=keyframe, **more)  # type: ignore[arg-type]
+
+
+def test_a_message_means_what_its_headers_say() -> None:
+    video = VideoMessage("cam", 3, 7, 280, "video/mp4", b"data", False, True, 5_000_000, 25, "h264", 64, 48)
+    assert read(as_message(video, 0)) == video
+    bare = Message("video", 0, 0, b"cam", b"data")
+    assert read(bare) == VideoMessage("cam", 0, 0, 0, "video/mp2t", b"data")
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (Message("video", 0, 0, None, b"x"), "neither a key nor a header `stream-id`"),
+        (Message("video", 0, 0, b"cam", None), "the message of stream 'cam' is empty"),
+        (
+            Message("video", 0, 0, b"cam", b"x", (("content-type", b"video/avi"),)),
+            "content-type 'video/avi' is not one",
+        ),
+        (Message("video", 0, 0, b"cam", b"x", (("seq", b"7th"),)), "header 'seq' must be a whole number, got '7th'"),
+        (Message("video", 0, 0, b"cam", b"\xff\xfe"), "message 0 of stream 'cam' is no video/mp2t"),
+    ],
+)
+def test_a_message_that_cannot_be_read_says_why(message: Message, reason: str) -> None:
+    (poison,) = Assembly().take(message)
+    assert isinstance(poison, Poison)
+    assert reason in poison.reason
+    assert poison.messages == (message,)
+    assert (poison.units, poison.position, poison.watermark) == ((), 1, 1)
+
+
+@pytest.mark.parametrize("content_type", CONTAINERS)
+def test_a_chunk_that_was_cut_off_is_not_taken_for_a_short_one(film: Film, content_type: str) -> None:
+    path = str(film(scene(24), "a.mp4", "libx264", encoder=SHORT))
+    (video,) = cut(Input(path), content_type, 1.0)
+    for share in (0.2, 0.5, 0.9):
+        short = replace(video, data=video.data[: int(len(video.data) * share)])
+        (poison,) = sent([short])
+        assert isinstance(poison, Poison), share
+    assert pictures(video) == 24
+    assert pictures(replace(video, frames=0)) == 24
+
+
+def test_a_long_message_comes_in_parts_of_which_only_the_last_may_be_committed(film: Film) -> None:
+    path = str(film(scene(24), "a.mp4", "libx264", encoder=SHORT))
+    (video,) = cut(Input(path), "video/mp2t", 1.0)
+    video = replace(video, capture_ns=10**18, eos=True)
+    parts = chunks(video, as_message(video, 41), 10)
+    assert [(len(p.units), p.partial, p.closed, p.last, p.position) for p in parts] == [
+        (10, True, False, False, 42),
+        (10, True, False, False, 42),
+        (4, False, True, True, 42),
+    ]
+    assert [p.capture_ns - p.pts_ns for p in parts] == [10**18] * 3
+
+
+# Putting together
+
+
+def test_the_same_messages_always_make_the_same_chunks() -> None:
+    videos = [jpeg(n) for n in range(5, 30)]
+    whole = [[u.data for u in c.units] for c in sent(videos)]
+    assert [len(units) for units in whole] == [3, 8, 8]
+    for start in (3, 11):  # wherever a worker begins that takes over after a chunk
+        assembly = Assembly(positions={"cam": start})
+        assert [[u.data for u in c.units] for c in sent(videos, assembly)] == whole[1 if start == 3 else 2 :]
+
+
+def test_a_chunk_ends_with_its_stream_its_epoch_and_its_kind() -> None:
+    videos = [jpeg(0), replace(jpeg(0), epoch=1), replace(jpeg(1), epoch=1, eos=True), unit(0, keyframe=True), jpeg(3)]
+    assembly = Assembly()
+    given = [*sent(videos, assembly), *assembly.settle()]
+    assert [(c.epoch, len(c.units), c.last, c.codec.name) for c in given] == [
+        (0, 1, False, "still"),
+        (1, 2, True, "still"),
+        (0, 1, False, "h264"),
+        (0, 1, False, "still"),
+    ]
+
+
+def test_nothing_is_committed_that_still_waits() -> None:
+    videos = [jpeg(n, name) for n in range(8) for name in ("a", "b")]
+    videos.insert(1, jpeg(0, "c"))
+    assembly = Assembly()
+    given = sent(videos, assembly)
+    assert [(c.stream, c.position, c.watermark) for c in given] == [("a", 16, 1), ("b", 17, 1)]
+    assert assembly.waits
+    assert [(c.stream, c.position, c.watermark) for c in assembly.settle()] == [("c", 2, 17)]
+
+
+def test_the_watermark_stays_at_the_key_frame_that_later_units_need() -> None:
+    videos = [unit(n, keyframe=n % 12 == 0, eos=n == 31) for n in range(32)]
+    given = sent(videos)
+    assert [(c.position, c.watermark) for c in given] == [(8, 0), (16, 12), (24, 12), (32, 32)]
+
+
+def test_a_stream_that_fell_silent_holds_up_nothing_for_ever() -> None:
+    silent = unit(0, keyframe=True, stream="silent")
+    late = [replace(jpeg(n), capture_ns=silent.capture_ns + (LONGEST_GOP_MS + n) * 1_000_000) for n in range(8)]
+    assembly = Assembly()
+    first = [*sent([silent], assembly), *assembly.settle()]
+    assert first[0].watermark == 0
+    assert sent(late, assembly, first=1)[0].watermark == 9
+
+
+def test_a_worker_that_takes_over_decodes_again_and_tells_nothing_twice(film: Film) -> None:
+    path = str(film(scene(), "a.mp4", "libx264", encoder=FLAT))
+    videos = ended(list(cut(Input(path), ACCESS_UNIT)))
+    undisturbed = decoded(sent(videos))
+    before = sent(videos)
+    done = before[3]  # 32 pictures are told: the last key frame was number 24
+    assert (done.position, done.watermark) == (32, 24)
+    after = sent(videos[done.watermark :], Assembly(positions={"cam": done.position}), first=done.watermark)
+    assert (after[0].replayed, len(after[0].units), after[0].messages) == (True, 8, ())
+    assert [c.replayed for c in after[1:]] == [False] * (len(after) - 1)
+    decode = Decode()
+    state, told = decode.start("cam"), []
+    for chunk in before[:4]:
+        state, frames = decode(state, [chunk])
+        told += frames
+    successor = Decode()
+    successor(successor.start("cam"), [after[0]])  # what is replayed is decoded, and given to nobody
+    for chunk in after[1:]:
+        state, frames = successor(state, [chunk])
+        told += frames
+    assert same(told, undisturbed)
+
+
+def test_a_takeover_at_a_key_frame_replays_nothing() -> None:
+    videos = [unit(n, keyframe=n % 8 == 0) for n in range(24)]
+    given = sent(videos[8:], Assembly(positions={"cam": 16}), first=8)
+    assert [(c.replayed, len(c.units)) for c in given] == [(False, 8)]
+
+
+def test_units_without_their_key_frame_are_left_out_and_counted() -> None:
+    assembly = Assembly()
+    given = sent([unit(n, keyframe=n == 5) for n in range(8)], assembly)
+    assert [(len(c.units), c.dropped) for c in given] == [(3, 5)]
+    assert assembly.drops == {("cam", "no key frame"): 5}
+
+
+def test_poison_is_met_once_also_by_a_successor() -> None:
+    bad = Message("video", 0, 2, b"cam", b"junk")
+    assert list(Assembly(positions={"cam": 3}).take(bad)) == []
+    nobody = Message("video", 0, 2, None, b"junk")
+    assert list(Assembly(positions={"": 3}).take(nobody)) == []
+    assembly = Assembly()
+    given = [*sent([jpeg(0), jpeg(1)], assembly), *assembly.take(bad)]
+    assert [(type(c).__name__, c.position, c.watermark) for c in given] == [("BrokerChunk", 2, 3), ("Poison", 3, 3)]
+
+
+# Staying near the present
+
+
+def test_what_is_late_gives_way_from_key_frame_to_key_frame() -> None:
+    waiting = [as_message(unit(n, keyframe=n % 10 == 0), n) for n in range(35)]
+    kept, left_out = newest(waiting, 0)
+    assert ([m.offset for m in kept], [m.offset for m in left_out]) == (list(range(30, 35)), list(range(30)))
+    assert newest(waiting, 2_000) == (waiting, [])
+    assert newest(waiting[:1], 0) == (waiting[:1], [])
+    without = [m for m in waiting if m.offset % 10]
+    assert newest(without[:5], 0) == (without[:5], [])
+
+
+def test_each_stream_gives_way_for_itself() -> None:
+    slow = [as_message(jpeg(n, "slow"), n) for n in (0, 1)]
+    fast = [as_message(jpeg(n, "fast"), n) for n in range(2, 200)]
+    kept, _ = newest([*slow, *fast], 1_000)
+    assert [m.offset for m in kept] == [0, 1, 199]
+
+
+def test_what_gave_way_is_counted_in_pictures(film: Film) -> None:
+    path = str(film(scene(), "a.mp4", "libx264", encoder=SHORT))
+    videos = list(cut(Input(path), "video/mp2t", 0.5))
+    messages = [as_message(video, n) for n, video in enumerate(videos)]
+    assembly = Assembly()
+    assembly.leave_out(messages[:3])
+    (first, *_) = assembly.take(messages[3])
+    assert first.dropped == 36
+    assert assembly.drops == {("cam", "behind"): 36}
