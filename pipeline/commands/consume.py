@@ -155,7 +155,8 @@ def _covered(messages: Iterable[Message], records: dict[tuple[int, int], FrameRe
     """The video of the first stream that comes, as soon as its records are there; they are put into ``records``."""
     from pipeline.edges.assembly import Assembly  # noqa: PLC0415
 
-    assembly, waiting, stream = Assembly(), deque[BrokerChunk](), ""
+    assembly, stream = Assembly(), ""
+    waiting: deque[BrokerChunk] = deque()
     for message in messages:
         stream = stream or message.stream
         if message.stream != stream:

@@ -26,6 +26,7 @@ class Source(Protocol):
 
     def stop(self) -> None:
         """Let the iteration end soon, also while it waits; may be called from any thread."""
+        return None  # noqa: RET501  (a body of its own makes it optional)
 
     def close(self) -> None:
         """Release what was opened; called once, also after an error."""

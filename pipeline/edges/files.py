@@ -77,7 +77,10 @@ class Input(Source):
             SourceError: Nothing was named, or what was named cannot be opened.
         """
         if not path:
-            message = "no input was given; name a video, a folder of images, a camera or an RTSP address, such as input=clip.mp4"
+            message = (
+                "no input was given; name a video, a folder of images or a camera, such as input=clip.mp4 "
+                "or input=rtsp://camera/1"
+            )
             raise SourceError(message)
         self._source: Source = _kind(path)(path)
         self.expected_frames = self._source.expected_frames

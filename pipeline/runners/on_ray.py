@@ -67,7 +67,7 @@ def cluster(address: str = "", *, cpus: int | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        serve.shutdown()
+        serve.shutdown()  # type: ignore[no-untyped-call]
         ray.shutdown()
 
 
