@@ -166,7 +166,7 @@ class Delivery(ABC):
         self.begin()
         for letter in letters:
             message = letter.message
-            self._send("dlq", message.key, message.value, letter.headers, message.time_ms)
+            self._send("dlq", message.key, message.value, letter.headers, 0)  # it is kept from now on
         streams = {letter.message.stream for letter in letters}
         self.commit({stream: self._states.get(stream, b"") for stream in streams}, position, watermark)
 

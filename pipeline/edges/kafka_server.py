@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import subprocess
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -44,7 +46,7 @@ class KafkaServer:
         folder.mkdir(parents=True, exist_ok=True)
         ports = folder / "ports"
         if not ports.exists():
-            ports.write_text(" ".join(map(str, _free_ports(2))))
+            ports.write_text(" ".join(map(str, free_ports(2))))
         port, controller = map(int, ports.read_text().split())
         self.address = f"127.0.0.1:{port}"
         written = {**_properties(folder / "data"), **(properties or {})}
@@ -126,12 +128,14 @@ class KafkaServer:
             return False
 
 
-def _free_ports(count: int) -> list[int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in held]
-    for each in held:
-        each.close()
-    return ports
+def free_ports(count: int) -> list[int]:
+    """Ports that the system gives to nobody by itself, so that they are free again after a restart."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(20_000, 30_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found.append(port)
+    return found
 
 
 def _properties(data: Path) -> dict[str, str]:

@@ -220,4 +220,4 @@ class KafkaSettings(BaseModel):
                 f"{address} answers but does not let omote in{who} over {self.security}; "
                 "check the security protocol, the user and the password, and that it is Kafka"
             )
-        return f"no Kafka answers at {self.servers}; check the address, or start one with `omote up`"
+        return f"no Kafka answers at {self.servers}; check the address and that the broker runs"

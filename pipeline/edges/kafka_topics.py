@@ -83,6 +83,19 @@ def _config(name: str, settings: KafkaSettings) -> dict[str, str]:
     return {**size, **kept}
 
 
+def video_partitions(settings: KafkaSettings) -> int:
+    """How many partitions the video topic has.
+
+    Raises:
+        SourceError: There is no such topic, or no broker.
+    """
+    consumer = settings.consumer()
+    try:
+        return len(_partitions(consumer, settings.topic("video"), settings))
+    finally:
+        consumer.close(autocommit=False, timeout_ms=1_000)
+
+
 def read_to_end(settings: KafkaSettings, topic: str, partitions: Sequence[int] = ()) -> Iterator[Message]:
     """Every committed message that is in the topic now, in order within each partition.
 

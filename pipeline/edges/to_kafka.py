@@ -14,7 +14,9 @@ from pipeline.edges.kafka_settings import KafkaSettings
 from pipeline.packets import Explanation
 from pipeline.records import ExplanationRecord, FrameRecord, MatchRecord, Record, TrackRecord
 
-FUTURE_MS = 1_800_000  # Kafka refuses times that lie more than an hour ahead; a camera's clock may
+# Kafka refuses times that lie more than an hour ahead, and deletes by age: a capture that is further away than this
+# (a wrong clock, an archive) is told in `ce_time` alone.
+LIVE_MS = 1_800_000
 
 
 class Where(NamedTuple):
@@ -125,7 +127,7 @@ def headers(record: Record, where: Where) -> list[tuple[str, bytes]]:
 
 
 def _time_ms(where: Where) -> int:
-    """Time of capture, or now where it is not known or cannot be."""
+    """Time of capture, or now where it is not known or was not now."""
     now = round(time.time() * 1000)
     taken = round(datetime.fromisoformat(where.capture).timestamp() * 1000) if where.capture else now
-    return taken if 0 < taken < now + FUTURE_MS else now
+    return taken if abs(taken - now) < LIVE_MS else now

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-import socket
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,13 +14,15 @@ from uuid import uuid4
 import pytest
 
 from pipeline.edges.delivery import Delivery, Transactions
-from pipeline.edges.kafka_server import KafkaServer
+from pipeline.edges.kafka_server import KafkaServer, free_ports
 from pipeline.edges.kafka_settings import KafkaSettings
 from pipeline.edges.kafka_topics import create_topics
 from pipeline.edges.video_messages import VideoMessage
 from pipeline.edges.video_topic import VideoTopic
 
 PASSWORD = "hunter2-hunter2"
+# Kafka deletes video five minutes after it was taken: in a test it is always taken now.
+BEGAN_NS = time.time_ns() // 1_000_000 * 1_000_000
 
 
 def missing(what: str) -> None:
@@ -39,8 +41,7 @@ def kafka_home() -> Path:
 @pytest.fixture(scope="session")
 def guarded_port() -> int:
     """Where our own broker asks for a user and a password."""
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        return int(held.getsockname()[1])
+    return free_ports(1)[0]
 
 
 @pytest.fixture(scope="session")

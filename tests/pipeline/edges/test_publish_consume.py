@@ -145,7 +145,7 @@ def test_the_same_file_again_is_another_connection(
 
 def test_records_come_as_json_lines(omote: Omote, settings: KafkaSettings, tmp_path: Path) -> None:
     write(settings, *(record(n, 0) for n in range(5)), record(0, 0, "other"))
-    common = ("--topics", "annotations", "--from", "beginning", "--timeout", 1, "--stream", "street")
+    common = ("--topics", "annotations", "--from", "beginning", "--timeout", 0.5, "--stream", "street")
     lines = omote("consume", "--as", "jsonl", *common).stdout.splitlines()
     assert [FrameRecord.model_validate_json(line) for line in lines] == [record(n, 0) for n in range(5)]
     omote("consume", "--as", "jsonl", *common, "--limit", 2, "--out", tmp_path / "two.jsonl")
@@ -155,7 +155,7 @@ def test_records_come_as_json_lines(omote: Omote, settings: KafkaSettings, tmp_p
 
 def test_records_come_as_a_table(omote: Omote, settings: KafkaSettings) -> None:
     write(settings, record(3, 0), record(4, 0, decision="unknown"))
-    rows = omote("consume", "--topics", "annotations", "--from", "beginning", "--timeout", 1).stdout.splitlines()
+    rows = omote("consume", "--topics", "annotations", "--from", "beginning", "--timeout", 0.5).stdout.splitlines()
     assert rows[0].split() == ["topic", "stream", "frame", "time", "what"]
     assert rows[1].split(maxsplit=5) == ["annotations", "street", "3", "0.12", "s", rows[1].split(maxsplit=5)[-1]]
     assert "1: ada 0.71 · happy · masked" in rows[1]
@@ -169,7 +169,7 @@ def test_records_are_drawn_on_the_video_they_belong_to(
     epoch = read(published(settings)[0]).epoch
     write(settings, *(record(n, epoch) for n in range(40)))  # the last eight were not analysed: nobody vouches for them
     out = tmp_path / "drawn.mp4"
-    omote("consume", "--as", "mp4", "--from", "beginning", "--timeout", 1, "--out", out)
+    omote("consume", "--as", "mp4", "--from", "beginning", "--timeout", 0.5, "--out", out)
     with av.open(str(out)) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert len(frames) == 40
@@ -224,8 +224,6 @@ def test_mistakes_are_told_in_one_sentence(omote: Omote, clip_file: Path, tmp_pa
         omote("consume", "--as", "mp4")
     with pytest.raises(PipelineError, match=r"there is no topic .*faces.v1"):
         omote("consume", "--topics", "faces")
-    with pytest.raises(PipelineError, match=r"no Kafka answers at 127\.0\.0\.1:9"):
-        omote("consume", "--servers", "127.0.0.1:9")
 
 
 def test_the_doctor_looks_at_kafka_where_it_is_told_of_one(

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,11 +21,9 @@ from pipeline.edges.delivery import AtLeastOnce, DeadLetter, Delivery, Restored
 from pipeline.edges.kafka_server import KafkaServer
 from pipeline.edges.kafka_settings import FencedError, KafkaSettings, TooLargeError
 from pipeline.edges.kafka_topics import create_topics, read_to_end
-from pipeline.edges.to_kafka import KafkaSink, headers, place, record_id
 from pipeline.edges.video_messages import Message, VideoMessage
 from pipeline.edges.video_topic import VideoTopic
 from pipeline.errors import PipelineError, SinkError
-from pipeline.records import FrameRecord, FrameRef, PolicyRecord, StreamRef, TrackRecord, TrackSummary
 
 pytestmark = [
     pytest.mark.broker,
@@ -37,6 +35,7 @@ Opener = Callable[[KafkaSettings], VideoTopic]
 Jpeg = Callable[..., VideoMessage]
 Deliver = Callable[..., Delivery]
 Mortal = tuple[KafkaServer, KafkaSettings]
+RunWorker = Callable[..., subprocess.Popen[bytes]]
 
 
 def written(settings: KafkaSettings, topic: str = "annotations") -> list[Message]:
@@ -61,10 +60,20 @@ def pictures(jpeg: Jpeg, count: int, stream: str = "cam") -> list[VideoMessage]:
     return [jpeg(n, stream, eos=n == count - 1) for n in range(count)]
 
 
-def run_worker(settings: KafkaSettings, partition: int, dies_at: int = -1) -> subprocess.Popen[bytes]:
-    command = [sys.executable, str(WORKER), settings.servers, settings.prefix, str(partition), str(dies_at)]
-    paths = {"PYTHONPATH": str(WORKER.parents[2])}
-    return subprocess.Popen(command, env={**os.environ, **paths})
+@pytest.fixture
+def run_worker() -> Iterator[RunWorker]:
+    """``run_worker(settings, partition)`` starts a worker; in the end none is left."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(settings: KafkaSettings, partition: int, dies_at: int = -1) -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(WORKER), settings.servers, settings.prefix, str(partition), str(dies_at)]
+        started.append(subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(WORKER.parents[2])}))
+        return started[-1]
+
+    yield run
+    for each in started:
+        each.kill()
+        each.wait()
 
 
 def chain_of(messages: Sequence[VideoMessage]) -> list[dict[str, object]]:
@@ -165,7 +174,7 @@ def test_at_least_once_keeps_states_and_positions_too(settings: KafkaSettings, d
 
 
 def test_a_worker_that_dies_between_begin_and_commit_loses_and_doubles_nothing(
-    settings: KafkaSettings, video_topic: Opener, jpeg: Jpeg
+    settings: KafkaSettings, video_topic: Opener, jpeg: Jpeg, run_worker: RunWorker
 ) -> None:
     sent = pictures(jpeg, 40)
     partition = publish(video_topic(settings), sent)
@@ -216,7 +225,7 @@ def _commit(delivery: Delivery) -> None:
 
 
 def test_workers_whose_broker_is_killed_under_load_lose_and_double_nothing(
-    mortal: Mortal, video_topic: Opener, jpeg: Jpeg
+    mortal: Mortal, video_topic: Opener, jpeg: Jpeg, run_worker: RunWorker
 ) -> None:
     server, settings = mortal
     sent = pictures(jpeg, 600)
@@ -237,7 +246,7 @@ def test_workers_whose_broker_is_killed_under_load_lose_and_double_nothing(
 
 
 def test_poison_goes_to_the_dead_letters_once_and_stops_nobody(
-    settings: KafkaSettings, video_topic: Opener, jpeg: Jpeg
+    settings: KafkaSettings, video_topic: Opener, jpeg: Jpeg, run_worker: RunWorker
 ) -> None:
     good = pictures(jpeg, 20)
     bad = [
@@ -314,98 +323,6 @@ def test_a_result_that_is_too_large_ends_neither_the_worker_nor_the_stream(
     assert len(letters(small)) == 1
 
 
-# Records
-
-
-def frame(seq: int = 3, capture: str | None = "2026-09-20T10:00:00.033Z") -> FrameRecord:
-    return FrameRecord(
-        stream=StreamRef(id="cam", epoch=2, source="kafka", tenant="acme"),
-        frame=FrameRef(seq=seq, pts_ns=seq * 40_000_000, capture_ts=capture, w=64, h=48),
-        faces=(),
-        policy=PolicyRecord(purpose="test", emotion="off", identification="off", unmasking="off", faces="blurred"),
-    )
-
-
-def track(event: str) -> TrackRecord:
-    known = TrackSummary(
-        decision="unknown",
-        subject_id=None,
-        mask="bare",
-        emotion=None,
-        first_pts_ns=0,
-        last_pts_ns=1,
-        frames=1,
-        best_quality=0.5,
-    )
-    given = frame()
-    return TrackRecord(
-        event=event,  # type: ignore[arg-type]
-        stream=given.stream,
-        frame=given.frame,
-        track_id="cam:2:7",
-        before=None,
-        after=known,
-    )
-
-
-def test_records_go_to_the_topic_of_their_kind_as_cloud_events(settings: KafkaSettings) -> None:
-    sink = KafkaSink(settings)
-    sink.write([frame(), track("new")])
-    sink.flush()
-    sink.close()
-    annotation, event = written(settings)[0], written(settings, "tracks")[0]
-    assert FrameRecord.model_validate_json(annotation.value or b"") == frame()
-    assert TrackRecord.model_validate_json(event.value or b"") == track("new")
-    assert annotation.key == event.key == b"cam"
-    assert annotation.time_ms == 1_789_898_400_033
-    assert annotation.said == {
-        "ce_specversion": "1.0",
-        "ce_id": record_id(place(frame())),
-        "ce_source": "/streams/cam",
-        "ce_type": "omote.frame.annotated.v1",
-        "ce_dataschema": "omote.frame/1.0",
-        "ce_time": "2026-09-20T10:00:00.033Z",
-        "content-type": "application/json",
-        "stream-id": "cam",
-        "epoch": "2",
-        "frame-seq": "3",
-        "pts-ns": "120000000",
-        "tenant": "acme",
-    }
-    assert (event.said["ce_type"], event.said["ce_subject"]) == ("omote.track.new.v1", "cam:2:7")
-
-
-def test_the_id_of_a_record_is_its_own_and_always_the_same() -> None:
-    records = [frame(3), frame(4), track("new"), track("update"), track("end")]
-    ids = [dict(headers(record, place(record)))["ce_id"] for record in records]
-    assert len(set(ids)) == len(ids)
-    assert ids[0] == b"%s" % record_id(place(frame(3))).encode()
-    assert record_id(place(frame(3))) == record_id(place(frame(3, capture=None)))
-
-
-def test_a_clock_that_runs_ahead_is_not_believed(settings: KafkaSettings) -> None:
-    sink = KafkaSink(settings)
-    sink.write([frame(capture="2199-01-01T00:00:00Z"), frame(capture=None)])
-    sink.flush()
-    sink.close()
-    assert all(abs(message.time_ms / 1000 - time.time()) < 60 for message in written(settings))
-
-
-def test_results_of_a_sink_count_with_the_transaction_they_belong_to(settings: KafkaSettings, deliver: Deliver) -> None:
-    delivery = deliver(settings)
-    sink = KafkaSink(delivery=delivery)
-    delivery.begin()
-    sink.write([frame(0)])
-    sink.flush()
-    delivery.abort()
-    delivery.begin()
-    sink.write([frame(1), frame(2)])
-    delivery.commit({"cam": b"s"}, 1)
-    sink.close()
-    seqs = [FrameRecord.model_validate_json(value).frame.seq for value in values(settings)]
-    assert seqs == [1, 2]
-
-
 # Limits
 
 
@@ -428,7 +345,9 @@ def test_a_chunk_that_is_too_large_is_refused_in_one_sentence(
         publish(topic, [jpeg(0, data=os.urandom((9 << 20) - 5_000))])
 
 
-def test_no_result_crosses_from_one_stream_to_another(settings: KafkaSettings, video_topic: Opener, jpeg: Jpeg) -> None:
+def test_no_result_crosses_from_one_stream_to_another(
+    settings: KafkaSettings, video_topic: Opener, jpeg: Jpeg, run_worker: RunWorker
+) -> None:
     topic = video_topic(settings)
     streams = {f"cam-{n}": pictures(jpeg, 24, f"cam-{n}") for n in range(6)}
     streams = {name: [replace(m, data=name.encode() + m.data) for m in own] for name, own in streams.items()}
