@@ -1,4 +1,4 @@
-"""Apache Kafka on this machine, one node, for tests and for ``omote up``; ended by whoever started it."""
+"""Apache Kafka on this machine, one node, for tests and laptops; ended by whoever started it."""
 
 from __future__ import annotations
 

@@ -198,7 +198,7 @@ def test_a_source_comes_back_after_its_broker_was_killed(
 def test_a_wrong_address_is_told_within_five_seconds() -> None:
     nobody = KafkaSettings(servers="127.0.0.1:9")
     assert refused(SourceError, lambda: KafkaSource(nobody)) == (
-        "no Kafka answers at 127.0.0.1:9; check the address, or start one with `omote up`"
+        "no Kafka answers at 127.0.0.1:9; check the address and that the broker runs"
     )
 
 

@@ -93,7 +93,6 @@ def test_the_id_of_a_record_is_its_own_and_always_the_same() -> None:
 
 def test_the_time_of_a_record_is_that_of_its_capture_where_that_can_be(settings: KafkaSettings) -> None:
     minute_ago = datetime.now(UTC) - timedelta(minutes=1)
-    clocks = (minute_ago.isoformat(), "2026-01-01T00:00:00Z", "2199-01-01T00:00:00Z", None)
     sink = KafkaSink(settings)
     sink.write(
         [frame(capture=minute_ago.isoformat()), frame(), frame(capture="2199-01-01T00:00:00Z"), frame(capture=None)]
