@@ -11,21 +11,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
-from kafka.errors import (
-    AuthorizationError,
-    InvalidProducerEpochError,
-    KafkaError,
-    MessageSizeTooLargeError,
-    ProducerFencedError,
-    RecordListTooLargeError,
-    SaslAuthenticationFailedError,
-)
+from kafka.errors import AuthorizationError, KafkaError, SaslAuthenticationFailedError
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from pipeline.errors import PipelineError, SinkError, SourceError
 
 MESSAGE_BYTES = 8 * 1024 * 1024
 CONNECT_MS = 3_000  # a wrong address has its answer within 5 s
+# What Kafka's client refuses because of an earlier error names that error in its text only.
+FENCED = ("ProducerFencedError", "InvalidProducerEpochError")
+TOO_LARGE = ("MessageSizeTooLargeError", "RecordListTooLargeError")
 WIRE_LOGS = ("kafka.protocol.parser", "kafka.net.connection")
 FETCH_MESSAGES = 4  # largest messages that one fetch of a partition may hold
 
@@ -193,17 +188,17 @@ class KafkaSettings(BaseModel):
 
     def translated(self, error: KafkaError, kind: type[PipelineError], doing: str) -> PipelineError:
         """One of Kafka's errors as ours, one sentence; `FencedError` and `TooLargeError` go before ``kind``."""
-        name = type(error).__name__.removesuffix("Error")
-        if isinstance(error, (ProducerFencedError, InvalidProducerEpochError)):
+        name, said = type(error).__name__.removesuffix("Error"), str(error)
+        if any(word in said for word in FENCED):
             return FencedError(f"cannot {doing}: another worker has taken over")
-        if isinstance(error, (MessageSizeTooLargeError, RecordListTooLargeError)):
+        if any(word in said for word in TOO_LARGE):
             return TooLargeError(
                 f"cannot {doing}: a message is larger than a limit allows; `omote doctor` says which limit"
             )
         if isinstance(error, (AuthorizationError, SaslAuthenticationFailedError)):
             who = f"user {self.user!r}" if self.user else "an unnamed user"
             return kind(f"Kafka at {self.servers} does not allow {who} to {doing} ({name})")
-        if "bootstrap" in str(error):
+        if "bootstrap" in said:
             return kind(self._unreachable())
         return kind(f"cannot {doing} at {self.servers}: {error.args[0] if error.args else name}")
 
