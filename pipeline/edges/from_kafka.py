@@ -40,7 +40,7 @@ class KafkaSource(Source):
 
     def __init__(
         self,
-        settings: KafkaSettings,
+        settings: KafkaSettings | None = None,
         partitions: Sequence[int] = (),
         start: Literal["earliest", "latest"] = "earliest",
         offsets: Mapping[int, int] | None = None,
@@ -53,7 +53,7 @@ class KafkaSource(Source):
         """Connect, and find where to begin.
 
         Args:
-            settings: How to reach Kafka.
+            settings: How to reach Kafka; from the environment if not given.
             partitions: Which to read; all of them if empty.
             start: Where to begin in partitions of which no offset is given or committed.
             offsets: Where to begin, by partition.
@@ -69,7 +69,8 @@ class KafkaSource(Source):
         if policy not in PATIENCE_MS:
             message = f"there is no policy {policy!r}; it is one of {', '.join(PATIENCE_MS)}"
             raise SourceError(message)
-        self._topic, self._settings, self._patience_ms = settings.topic("video"), settings, PATIENCE_MS[policy]
+        self._settings = settings = settings or KafkaSettings.from_environment()
+        self._topic, self._patience_ms = settings.topic("video"), PATIENCE_MS[policy]
         self._on_stuck, self._group = on_stuck, group
         self._stopped = Event()
         self._answered_s = time.monotonic()

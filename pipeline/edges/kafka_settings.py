@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 from pipeline.errors import PipelineError, SinkError, SourceError
 
 MESSAGE_BYTES = 8 * 1024 * 1024
-CONNECT_MS = 3_000  # a wrong address has its answer within 5 s
 # What Kafka's client refuses because of an earlier error names that error in its text only.
 FENCED = ("ProducerFencedError", "InvalidProducerEpochError")
 TOO_LARGE = ("MessageSizeTooLargeError", "RecordListTooLargeError")
@@ -49,6 +48,7 @@ class KafkaSettings(BaseModel):
         password_file: File that holds the password; it goes before the variable.
         ca_file: PEM file of the authority that signed the brokers' certificates; the system's own if None.
         message_bytes: Largest message, sent or read.
+        connect_s: How long to try before an address counts as wrong.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,6 +62,7 @@ class KafkaSettings(BaseModel):
     password_file: Path | None = None
     ca_file: Path | None = None
     message_bytes: int = Field(default=MESSAGE_BYTES, ge=1024)
+    connect_s: float = Field(default=3.0, gt=0)
 
     @model_validator(mode="after")
     def _has_user(self) -> KafkaSettings:
@@ -172,7 +173,7 @@ class KafkaSettings(BaseModel):
             "security_protocol": self.security,
             "ssl_cafile": str(self.ca_file) if self.ca_file else None,
             "client_id": "omote",
-            "bootstrap_timeout_ms": CONNECT_MS,
+            "bootstrap_timeout_ms": round(self.connect_s * 1000),
             "reconnect_backoff_max_ms": 500,
             **(self._sasl() if self.security.startswith("SASL") else {}),
         }

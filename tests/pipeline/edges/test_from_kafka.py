@@ -203,7 +203,7 @@ def test_a_wrong_address_is_told_within_five_seconds() -> None:
 
 
 def test_a_wrong_address_is_told_within_five_seconds_also_to_whoever_writes() -> None:
-    unknown = KafkaSettings(servers="no-such-host.invalid:9092,127.0.0.1")
+    unknown = KafkaSettings(servers="no-such-host.invalid:9092,127.0.0.1", connect_s=0.5)
     assert refused(SinkError, lambda: AtLeastOnce(unknown)).startswith("no Kafka answers at no-such-host.invalid")
 
 
@@ -228,6 +228,7 @@ def guarded(port: int, user: str, password: Path) -> KafkaSettings:
         mechanism="PLAIN",
         user=user,
         password_file=password,
+        connect_s=1,
     )
 
 
