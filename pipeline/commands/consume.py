@@ -76,8 +76,9 @@ def _table(messages: Iterable[Message], out: Path | None, limit: int) -> None:
     file = out.open("w", encoding="utf-8") if out else None
     console = Console(file=file, highlight=False, width=160 if file else None)
     try:
-        console.print(_row(*WIDTHS, "what", style="bold"))
-        for message in islice(messages, limit or None):
+        for number, message in enumerate(islice(messages, limit or None)):
+            if not number:
+                console.print(_row(*WIDTHS, "what", style="bold"))
             console.print(_row(*_cells(message)))
     finally:
         if file:

@@ -62,7 +62,7 @@ class KafkaSettings(BaseModel):
     password_file: Path | None = None
     ca_file: Path | None = None
     message_bytes: int = Field(default=MESSAGE_BYTES, ge=1024)
-    connect_s: float = Field(default=3.0, gt=0)
+    connect_s: float = Field(default=2.0, gt=0)
 
     @model_validator(mode="after")
     def _has_user(self) -> KafkaSettings:

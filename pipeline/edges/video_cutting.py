@@ -14,6 +14,7 @@ import av.error
 import cv2
 import numpy as np
 from av.video.codeccontext import VideoCodecContext
+from av.video.reformatter import ColorRange, Colorspace
 
 from pipeline.edges.annex_b import annex_b
 from pipeline.edges.video_messages import ACCESS_UNIT, CONTAINERS, JPEG, VideoMessage
@@ -24,6 +25,7 @@ NANOSECOND = Fraction(1, 1_000_000_000)
 CLOCK = 90_000  # ticks a second, of MPEG-TS and of what we encode
 ENCODER = {"preset": "veryfast", "crf": "18", "bf": "0", "g": "1000000", "sc_threshold": "0", "threads": "1"}
 FRAGMENTS = {"movflags": "empty_moov+default_base_moof+frag_keyframe"}
+COLOURS, RANGE = Colorspace.ITU601, ColorRange.MPEG  # of what we encode, and said in it
 JPEG_QUALITY = 92
 STEP_NS = 40_000_000
 
@@ -64,7 +66,7 @@ def cut(chunks: Iterable[Chunk], content_type: str, seconds: float = 1.0) -> Ite
     seq = 0
     for piece in _pieces(_groups(chunks), seconds if content_type in CONTAINERS else 0):
         if content_type != JPEG and not _closed(piece, content_type):
-            text = f"the video is no {content_type} as it is, for its groups of pictures are not closed; encode it anew"
+            text = f"the video is no {content_type} as it is: its groups of pictures are not closed; use --reencode"
             raise SourceError(text)
         for message in _as_it_is(piece, content_type):
             yield replace(message, seq=seq)
@@ -271,6 +273,7 @@ def _container(batch: Sequence[Picture], content_type: str) -> Iterator[VideoMes
         stream = container.add_stream("libx264", rate=30, options=ENCODER)
         stream.width, stream.height, stream.pix_fmt = first.frame.width, first.frame.height, "yuv420p"
         stream.time_base = stream.codec_context.time_base = Fraction(1, CLOCK)
+        stream.codec_context.colorspace, stream.codec_context.color_range = COLOURS, RANGE
         for picture in batch:
             container.mux(stream.encode(_timed(picture, first)))
         container.mux(stream.encode(None))
@@ -282,7 +285,7 @@ def _access_units(batch: Sequence[Picture], content_type: str) -> Iterator[Video
     first = batch[0]
     encoder: Any = av.CodecContext.create("libx264", "w")
     encoder.width, encoder.height, encoder.pix_fmt = first.frame.width, first.frame.height, "yuv420p"
-    encoder.time_base = Fraction(1, CLOCK)
+    encoder.time_base, encoder.colorspace, encoder.color_range = Fraction(1, CLOCK), COLOURS, RANGE
     encoder.options = {**ENCODER, "tune": "zerolatency"}
     frames = chain((_timed(picture, first) for picture in batch), (None,))
     packets = chain.from_iterable(encoder.encode(frame) for frame in frames)
@@ -295,7 +298,7 @@ def _access_units(batch: Sequence[Picture], content_type: str) -> Iterator[Video
 
 def _timed(picture: Picture, first: Picture) -> av.VideoFrame:
     """The picture as the encoder takes it, its time counted from the first."""
-    frame = picture.frame.reformat(format="yuv420p")
+    frame = picture.frame.reformat(format="yuv420p", dst_colorspace=COLOURS, dst_color_range=RANGE)
     frame.pts, frame.time_base = round((picture.pts_ns - first.pts_ns) * CLOCK / 1e9), Fraction(1, CLOCK)
     frame.pict_type = av.video.frame.PictureType.NONE
     return frame

@@ -9,13 +9,15 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
+from av.video.reformatter import ColorRange, Colorspace
 
 from operators.decode import Decode
 from pipeline.edges.annex_b import START, annex_b
-from pipeline.edges.assembly import LONGEST_GOP_MS, Assembly, newest
+from pipeline.edges.assembly import Assembly
 from pipeline.edges.files import Input
 from pipeline.edges.playing import live, played, recorded
 from pipeline.edges.video_cutting import cut, fits, recut
@@ -137,10 +139,28 @@ def test_groups_that_lean_on_the_one_before_are_never_cut_apart(film: Film) -> N
     leaning = {"g": "12", "bf": "3", "x264-params": "open-gop=1:b-pyramid=0:scenecut=0:b-adapt=0"}
     path = str(film(scene(), "open.mp4", "libx264", encoder=leaning))
     assert not fits(Input(path), "video/mp2t", 1.0)
-    with pytest.raises(SourceError, match="groups of pictures are not closed; encode it anew"):
+    with pytest.raises(SourceError, match="its groups of pictures are not closed; use --reencode"):
         list(cut(Input(path), "video/mp2t", 0.4))
     delayed = str(film(scene(), "delayed.mp4", "libx264", encoder=SHORT))
     assert not fits(Input(delayed), ACCESS_UNIT, 1.0)
+
+
+def test_what_is_encoded_anew_keeps_its_colours(tmp_path: Path) -> None:
+    path = str(tmp_path / "wide.mp4")
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "5"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.colorspace, stream.codec_context.color_range = Colorspace.ITU709, ColorRange.JPEG
+        for picture in scene(10):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            wide = {"dst_colorspace": Colorspace.ITU709, "dst_color_range": ColorRange.JPEG}
+            container.mux(stream.encode(frame.reformat(format="yuv420p", **wide)))
+        container.mux(stream.encode(None))
+    wanted = decoded(list(Input(path)))
+    for content_type in ("video/mp2t", ACCESS_UNIT, JPEG):
+        frames = decoded(sent(ended(list(recut(Input(path), content_type)))))
+        difference = frames[5].image.mean((0, 1)) - wanted[5].image.mean((0, 1))
+        assert np.abs(difference).max() < 3, content_type
 
 
 def test_a_turned_film_and_a_folder_of_pictures_of_odd_size_come_upright(film: Film, tmp_path: Path) -> None:
@@ -265,129 +285,3 @@ def test_a_long_message_comes_in_parts_of_which_only_the_last_may_be_committed(f
         (4, False, True, True, 42),
     ]
     assert [p.capture_ns - p.pts_ns for p in parts] == [10**18] * 3
-
-
-# Putting together
-
-
-def test_the_same_messages_always_make_the_same_chunks() -> None:
-    videos = [jpeg(n) for n in range(5, 30)]
-    whole = [[u.data for u in c.units] for c in sent(videos)]
-    assert [len(units) for units in whole] == [3, 8, 8]
-    for start in (3, 11):  # wherever a worker begins that takes over after a chunk
-        assembly = Assembly(positions={"cam": start})
-        assert [[u.data for u in c.units] for c in sent(videos, assembly)] == whole[1 if start == 3 else 2 :]
-
-
-def test_a_chunk_ends_with_its_stream_its_epoch_and_its_kind() -> None:
-    videos = [jpeg(0), replace(jpeg(0), epoch=1), replace(jpeg(1), epoch=1, eos=True), unit(0, keyframe=True), jpeg(3)]
-    assembly = Assembly()
-    given = [*sent(videos, assembly), *assembly.settle()]
-    assert [(c.epoch, len(c.units), c.last, c.codec.name) for c in given] == [
-        (0, 1, False, "still"),
-        (1, 2, True, "still"),
-        (0, 1, False, "h264"),
-        (0, 1, False, "still"),
-    ]
-
-
-def test_nothing_is_committed_that_still_waits() -> None:
-    videos = [jpeg(n, name) for n in range(8) for name in ("a", "b")]
-    videos.insert(1, jpeg(0, "c"))
-    assembly = Assembly()
-    given = sent(videos, assembly)
-    assert [(c.stream, c.position, c.watermark) for c in given] == [("a", 16, 1), ("b", 17, 1)]
-    assert assembly.waits
-    assert [(c.stream, c.position, c.watermark) for c in assembly.settle()] == [("c", 2, 17)]
-
-
-def test_the_watermark_stays_at_the_key_frame_that_later_units_need() -> None:
-    videos = [unit(n, keyframe=n % 12 == 0, eos=n == 31) for n in range(32)]
-    given = sent(videos)
-    assert [(c.position, c.watermark) for c in given] == [(8, 0), (16, 12), (24, 12), (32, 32)]
-
-
-def test_a_stream_that_fell_silent_holds_up_nothing_for_ever() -> None:
-    silent = unit(0, keyframe=True, stream="silent")
-    late = [replace(jpeg(n), capture_ns=silent.capture_ns + (LONGEST_GOP_MS + n) * 1_000_000) for n in range(8)]
-    assembly = Assembly()
-    first = [*sent([silent], assembly), *assembly.settle()]
-    assert first[0].watermark == 0
-    assert sent(late, assembly, first=1)[0].watermark == 9
-
-
-def test_a_worker_that_takes_over_decodes_again_and_tells_nothing_twice(film: Film) -> None:
-    path = str(film(scene(), "a.mp4", "libx264", encoder=FLAT))
-    videos = ended(list(cut(Input(path), ACCESS_UNIT)))
-    undisturbed = decoded(sent(videos))
-    before = sent(videos)
-    done = before[3]  # 32 pictures are told: the last key frame was number 24
-    assert (done.position, done.watermark) == (32, 24)
-    after = sent(videos[done.watermark :], Assembly(positions={"cam": done.position}), first=done.watermark)
-    assert (after[0].replayed, len(after[0].units), after[0].messages) == (True, 8, ())
-    assert [c.replayed for c in after[1:]] == [False] * (len(after) - 1)
-    decode = Decode()
-    state, told = decode.start("cam"), []
-    for chunk in before[:4]:
-        state, frames = decode(state, [chunk])
-        told += frames
-    successor = Decode()
-    successor(successor.start("cam"), [after[0]])  # what is replayed is decoded, and given to nobody
-    for chunk in after[1:]:
-        state, frames = successor(state, [chunk])
-        told += frames
-    assert same(told, undisturbed)
-
-
-def test_a_takeover_at_a_key_frame_replays_nothing() -> None:
-    videos = [unit(n, keyframe=n % 8 == 0) for n in range(24)]
-    given = sent(videos[8:], Assembly(positions={"cam": 16}), first=8)
-    assert [(c.replayed, len(c.units)) for c in given] == [(False, 8)]
-
-
-def test_units_without_their_key_frame_are_left_out_and_counted() -> None:
-    assembly = Assembly()
-    given = sent([unit(n, keyframe=n == 5) for n in range(8)], assembly)
-    assert [(len(c.units), c.dropped) for c in given] == [(3, 5)]
-    assert assembly.drops == {("cam", "no key frame"): 5}
-
-
-def test_poison_is_met_once_also_by_a_successor() -> None:
-    bad = Message("video", 0, 2, b"cam", b"junk")
-    assert list(Assembly(positions={"cam": 3}).take(bad)) == []
-    nobody = Message("video", 0, 2, None, b"junk")
-    assert list(Assembly(positions={"": 3}).take(nobody)) == []
-    assembly = Assembly()
-    given = [*sent([jpeg(0), jpeg(1)], assembly), *assembly.take(bad)]
-    assert [(type(c).__name__, c.position, c.watermark) for c in given] == [("BrokerChunk", 2, 3), ("Poison", 3, 3)]
-
-
-# Staying near the present
-
-
-def test_what_is_late_gives_way_from_key_frame_to_key_frame() -> None:
-    waiting = [as_message(unit(n, keyframe=n % 10 == 0), n) for n in range(35)]
-    kept, left_out = newest(waiting, 0)
-    assert ([m.offset for m in kept], [m.offset for m in left_out]) == (list(range(30, 35)), list(range(30)))
-    assert newest(waiting, 2_000) == (waiting, [])
-    assert newest(waiting[:1], 0) == (waiting[:1], [])
-    without = [m for m in waiting if m.offset % 10]
-    assert newest(without[:5], 0) == (without[:5], [])
-
-
-def test_each_stream_gives_way_for_itself() -> None:
-    slow = [as_message(jpeg(n, "slow"), n) for n in (0, 1)]
-    fast = [as_message(jpeg(n, "fast"), n) for n in range(2, 200)]
-    kept, _ = newest([*slow, *fast], 1_000)
-    assert [m.offset for m in kept] == [0, 1, 199]
-
-
-def test_what_gave_way_is_counted_in_pictures(film: Film) -> None:
-    path = str(film(scene(), "a.mp4", "libx264", encoder=SHORT))
-    videos = list(cut(Input(path), "video/mp2t", 0.5))
-    messages = [as_message(video, n) for n, video in enumerate(videos)]
-    assembly = Assembly()
-    assembly.leave_out(messages[:3])
-    (first, *_) = assembly.take(messages[3])
-    assert first.dropped == 36
-    assert assembly.drops == {("cam", "behind"): 36}
