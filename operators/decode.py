@@ -72,6 +72,9 @@ class Decode(KeyedOperator[Chunk, Frame, DecodeState]):
             if chunk.epoch != state.epoch:
                 state = DecodeState(epoch=chunk.epoch)
                 self._decoders.pop(chunk.stream, None)
+            if chunk.replayed:
+                self._decode(state, chunk, [])  # the decoder needs it; what came of it was told before
+                continue
             state = self._decode(replace(state, lost=state.lost + chunk.dropped), chunk, frames)
         return state, frames
 

@@ -92,6 +92,8 @@ class Chunk(Packet):
         position: Where its source goes on once it is committed, for sources that keep a position.
         dropped: Units that the source left out before it, to stay near the present.
         capture_ns: Wall clock of the capture of its first unit, nanoseconds since 1970; 0 where it is not known.
+        replayed: Whether its units were analysed before, by a worker that is no more. They are decoded again, for
+            the sake of those that refer to them, and give no frames.
     """
 
     codec: Codec
@@ -101,6 +103,7 @@ class Chunk(Packet):
     position: int = 0
     dropped: int = 0
     capture_ns: int = 0
+    replayed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,15 +64,12 @@ class BrokerChunk(Chunk):
         messages: What it was made of, for the dead-letter topic.
         watermark: Offset from which the partition must be read again once this chunk is committed. It lags behind
             ``position`` while messages of other streams wait, or while pictures refer to an earlier key frame.
-        partial: Whether more of its message follows: nothing may be committed yet.
-        replayed: Whether its units were analysed before, by a worker that is no more. They are decoded again, for
-            the sake of those that refer to them, and give no frames. Such a chunk is ``partial``.
+        partial: Whether more of its message follows, or it is replayed: nothing may be committed yet.
     """
 
     messages: tuple[Message, ...] = ()
     watermark: int = 0
     partial: bool = False
-    replayed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.edges import Sink
 from pipeline.edges.delivery import DeadLetter, Delivery, Transactions
 from pipeline.edges.from_kafka import KafkaSource
-from pipeline.edges.kafka_settings import KafkaSettings
+from pipeline.edges.kafka_settings import KafkaSettings, TooLargeError
 from pipeline.edges.video_messages import BrokerChunk, Poison
 from pipeline.graph import Graph
 from pipeline.runners.local import CallStage, OnJourney, run_local
@@ -54,7 +54,10 @@ class Courier:
             stage = getattr(journey.error, "stage", "deliver")
             self._reject(chunk, stage, type(journey.error).__name__, str(journey.error))
         else:
-            self._deliver(chunk, journey)
+            try:
+                self._deliver(chunk, journey)
+            except TooLargeError as error:  # it would be too large again
+                self._reject(chunk, "deliver", type(error).__name__, str(error))
 
     def close(self) -> None:
         """Close the sinks; the delivery is closed by whoever opened it."""

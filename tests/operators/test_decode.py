@@ -226,6 +226,19 @@ def test_a_still_that_claims_to_be_enormous_is_lost_and_counted() -> None:
     assert [frame.dropped_before for frame in frames] == [0, 1]
 
 
+def test_what_is_replayed_is_decoded_for_its_successors_and_gives_no_frames(film: Film) -> None:
+    chunks = units_of(film(noise(12), "clip.mp4", "libx264", encoder={"bf": "0"}), 4)
+    whole, decode = decoded(chunks), Decode()
+    state, given = decode(decode.start("clip"), chunks[:1])
+    taken_over = Decode()
+    state, silent = taken_over(state, [replace(chunks[0], replayed=True)])
+    assert not list(silent)
+    _, rest = taken_over(state, chunks[1:])
+    for frame, expected in zip([*given, *rest], whole, strict=True):
+        assert frame.seq == expected.seq
+        np.testing.assert_array_equal(frame.image, expected.image)
+
+
 # Promises for every stream
 
 
