@@ -77,7 +77,6 @@ class Tally:
         self.tracks: dict[str, TrackRecord] = {}
         self.dropped: dict[str, int] = {}
         self._since = time.perf_counter()
-        self.first_frame_s = 0.0
 
     @property
     def seconds(self) -> float:
@@ -88,8 +87,6 @@ class Tally:
         """Count what a journey gave."""
         self.units += len(journey.chunk.units)
         self.frames += journey.frames
-        if self.frames and not self.first_frame_s:
-            self.first_frame_s = self.seconds
         for packet in (packet for packets in journey.out.values() for packet in packets):
             self._count(packet)
 
