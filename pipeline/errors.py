@@ -45,3 +45,14 @@ class StageError(PipelineError):
 
     def __str__(self) -> str:
         return f"stage {self.stage!r} failed: {self.cause}"
+
+
+class UnavailableError(PipelineError):
+    """A stage could not be called: its operator is not to blame, nor what it was given; try again later."""
+
+    def __init__(self, stage: str, attempts: int, cause: str) -> None:
+        super().__init__(stage, attempts, cause)
+        self.stage, self.attempts, self.cause = stage, attempts, cause
+
+    def __str__(self) -> str:
+        return f"no replica of stage {self.stage!r} answered in {self.attempts} attempts: {self.cause}"

@@ -14,13 +14,14 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from pipeline.edges import Source
-from pipeline.errors import GraphError, PipelineError, StageError
+from pipeline.errors import GraphError, PipelineError, UnavailableError
 from pipeline.graph import Graph
-from pipeline.runners.local import OnJourney, run_local
+from pipeline.runners.local import CallStage, OnJourney, run_local
 from pipeline.runners.worker import Worker
 from pipeline.scale import Scale
 from pipeline.walk import Journey
 
+APPLICATION = "omote"
 TRANSIENT = (ray.exceptions.RayError, TimeoutError, ConnectionError)  # a replica died, hung or is not there yet
 
 
@@ -71,10 +72,64 @@ def cluster(address: str = "", *, cpus: int | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
-class Deployments:
-    """The deployments of one graph, and how to call them."""
+class Replicas:
+    """How to call the stages of a graph that is deployed, from any process of the cluster."""
 
-    def __init__(self, graph: Graph, scale: Scale, application: str = "omote") -> None:
+    def __init__(self, graph: Graph, scale: Scale, application: str = APPLICATION) -> None:
+        """Nothing is asked of the cluster before the first call.
+
+        Raises:
+            GraphError: The scale does not fit the graph.
+        """
+        self._scale = scale
+        self._groups = {stage: group for group, stages in scale.groups(graph).items() for stage in stages}
+        self._application = application
+        self._handles: dict[str, DeploymentHandle[Any]] = {}
+
+    @property
+    def stages(self) -> dict[str, CallStage]:
+        """How to call each stage that is deployed, by name."""
+        return {name: partial(self.call, name) for name in self._groups}
+
+    def call(self, name: str, journey: Journey, batch: list[Any]) -> list[Any]:
+        """Call a stage, again where its replica died: the stage has no state, so a second call gives the same.
+
+        Raises:
+            StageError: The operator failed.
+            UnavailableError: No replica answered in any of the attempts.
+        """
+        reference, alone = ray.put(batch), _alone(journey)
+        cause: Exception | None = None
+        for _ in range(self._scale.attempts):
+            try:
+                response = self.handle(name).remote(name, alone, reference)
+                return self._result(response)
+            except TRANSIENT as error:
+                if (own := _own(error)) is not None:
+                    raise own from error
+                cause = error
+        raise UnavailableError(name, self._scale.attempts, type(cause).__name__) from cause
+
+    def handle(self, stage: str) -> DeploymentHandle[Any]:
+        """The handle of the deployment that holds ``stage``."""
+        group = self._groups[stage]
+        if group not in self._handles:
+            self._handles[group] = serve.get_deployment_handle(group, self._application)
+        return self._handles[group]
+
+    def _result(self, response: Any) -> list[Any]:
+        try:
+            given: list[Any] = response.result(timeout_s=self._scale.call_timeout_s)
+        except TimeoutError:
+            response.cancel()
+            raise
+        return given
+
+
+class Deployments:
+    """The stages of one graph as Serve deployments."""
+
+    def __init__(self, graph: Graph, scale: Scale, application: str = APPLICATION) -> None:
         """Deploy, and wait until every deployment answers.
 
         Raises:
@@ -82,57 +137,25 @@ class Deployments:
         """
         self._graph, self._scale, self._application = graph, scale, application
         self._groups = scale.groups(graph)
+        self.replicas = Replicas(graph, scale, application)
         _must_fit(self._groups, scale)
         serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})
-        parts = [self._bound(name, names) for name, names in self._groups.items()]
-        serve.run(_deployed(Door, name="door", ray_actor_options={"num_cpus": 0}).bind(*parts), **self._place)
-        handles = {name: serve.get_deployment_handle(name, application) for name in self._groups}
-        self._of = {stage: handles[group] for group, names in self._groups.items() for stage in names}
-        self._ready(handles)
+        door = _deployed(Door, name="door", ray_actor_options={"num_cpus": 0}).bind(*self.bound())
+        serve.run(door, name=application, route_prefix=None)
+        self._ready()
 
-    @property
-    def stages(self) -> frozenset[str]:
-        """Names of the stages that are called here."""
-        return frozenset(self._of)
+    def bound(self) -> list[Any]:
+        """The deployments, for an application that holds them together."""
+        return [self._bound(name, names) for name, names in self._groups.items()]
 
-    def call(self, name: str, journey: Journey, batch: list[Any]) -> list[Any]:
-        """Call a stage, again where its replica died: the stage has no state, so a second call gives the same.
-
-        Raises:
-            StageError: The operator failed, or no replica answered in any of the attempts.
-        """
-        reference, alone = ray.put(batch), _alone(journey)
-        for attempt in range(1, self._scale.attempts + 1):
-            response = self._of[name].remote(name, alone, reference)
-            try:
-                given: list[Any] = response.result(timeout_s=self._scale.call_timeout_s)
-            except TRANSIENT as error:
-                if (own := _own(error)) is not None:
-                    raise own from error
-                response.cancel()  # type: ignore[no-untyped-call]
-                if attempt == self._scale.attempts:
-                    cause = f"no replica answered in {attempt} attempts: {type(error).__name__}"
-                    raise StageError(name, cause) from error
-            else:
-                return given
-        raise StageError(name, "no attempt was made")
-
-    def replicas(self) -> dict[str, int]:
+    def running(self) -> dict[str, int]:
         """Running replicas by group."""
         deployed = serve.status().applications[self._application].deployments
         return {name: _running(deployed[name].replica_states) for name in self._groups}
 
-    def handle(self, stage: str) -> DeploymentHandle[Any]:
-        """The handle of the deployment that holds ``stage``."""
-        return self._of[stage]
-
     def close(self) -> None:
         """Take the deployments down."""
         serve.delete(self._application)
-
-    @property
-    def _place(self) -> dict[str, Any]:
-        return {"name": self._application, "route_prefix": None}
 
     def _bound(self, name: str, names: tuple[str, ...]) -> Any:
         wanted = self._scale.of(names)
@@ -155,10 +178,10 @@ class Deployments:
         )
         return deployment.bind(self._graph, names)
 
-    def _ready(self, handles: dict[str, DeploymentHandle[Any]]) -> None:
-        for group, handle in handles.items():
+    def _ready(self) -> None:
+        for group, names in self._groups.items():
             try:
-                handle.pid.remote().result(timeout_s=self._scale.patience_s)
+                self.replicas.handle(names[0]).pid.remote().result(timeout_s=self._scale.patience_s)
             except (TimeoutError, ray.exceptions.RayError, RuntimeError) as error:
                 self.close()
                 patience = f"{self._scale.patience_s:.0f} s"
@@ -183,7 +206,7 @@ def run_on_ray(
     deployments = Deployments(graph, scale)
     try:
         # A call that waits for a replica holds a thread, so there are as many as calls under way.
-        elsewhere = {name: partial(deployments.call, name) for name in deployments.stages}
+        elsewhere = deployments.replicas.stages
         run_local(graph, source, window=window, threads=window + 2, on_journey=on_journey, elsewhere=elsewhere)
     finally:
         deployments.close()

@@ -73,7 +73,7 @@ def test_a_replica_killed_on_the_way_costs_nothing(
 
         def kill(self) -> None:
             time.sleep(0.3)
-            pid = self.handle("detect").pid.remote().result(timeout_s=20)
+            pid = self.replicas.handle("detect").pid.remote().result(timeout_s=20)
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)
 
