@@ -51,15 +51,14 @@ class Life:
 class Annotate(KeyedOperator[Frame | FeltFace, FrameRecord | TrackRecord | MatchRecord, Mapping[str, Life]]):
     """One record per analysed frame, empty frames too; ``new``, ``update`` and ``end`` of each track; matches."""
 
-    def __init__(self, policy: Policy, source: str = "file", end_after_s: float = 1.5) -> None:
+    def __init__(self, policy: Policy, end_after_s: float = 1.5) -> None:
         """Set what the records say of the run.
 
         Args:
             policy: Shown in every record.
-            source: Kind of the stream: ``file``, ``kafka`` or ``rtsp``.
             end_after_s: A track not seen for so long has ended; the tracker's ``patience_s``.
         """
-        self._source, self._end_ns = source, round(end_after_s * 1e9)
+        self._end_ns = round(end_after_s * 1e9)
         self._policy = PolicyRecord(
             purpose=policy.purpose,
             emotion=policy.stated("emotion"),
@@ -91,7 +90,7 @@ class Annotate(KeyedOperator[Frame | FeltFace, FrameRecord | TrackRecord | Match
     def _frame(
         self, frame: Frame, faces: list[FeltFace], lives: dict[str, Life]
     ) -> list[FrameRecord | TrackRecord | MatchRecord]:
-        stream, at = StreamRef(id=frame.stream, epoch=frame.epoch, source=self._source), frame_ref(frame)
+        stream, at = StreamRef(id=frame.stream, epoch=frame.epoch, source=frame.source), frame_ref(frame)
         records = tuple(face_record(face, at) for face in faces)
         out: list[FrameRecord | TrackRecord | MatchRecord] = [
             FrameRecord(stream=stream, frame=at, faces=records, policy=self._policy)

@@ -103,7 +103,8 @@ class Decode(KeyedOperator[Chunk, Frame, DecodeState]):
             wanted = state.pictures % self._every == 0
             if wanted:
                 capture_ns = chunk.capture_ns and chunk.capture_ns + pts_ns - chunk.pts_ns
-                frames.append(Frame(chunk.stream, chunk.epoch, state.frames, pts_ns, image, state.lost, capture_ns))
+                at = (chunk.stream, chunk.epoch, state.frames, pts_ns)
+                frames.append(Frame(*at, image, state.lost, capture_ns, chunk.source))
             state = replace(
                 state,
                 pictures=state.pictures + 1,

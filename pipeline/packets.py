@@ -22,6 +22,8 @@ CROP = 128  # side of an aligned face crop, pixels
 CROP_MARGIN = 8  # the 112-pixel ArcFace template lies this far inside the crop
 EMOTIONS = ("neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
 
+Origin = Literal["file", "kafka", "rtsp"]  # how a stream comes in; a camera of this machine is a file
+
 
 @dataclass(frozen=True, slots=True)
 class Packet:
@@ -94,6 +96,7 @@ class Chunk(Packet):
         capture_ns: Wall clock of the capture of its first unit, nanoseconds since 1970; 0 where it is not known.
         replayed: Whether its units were analysed before, by a worker that is no more. They are decoded again, for
             the sake of those that refer to them, and give no frames.
+        source: How the stream came in.
     """
 
     codec: Codec
@@ -104,6 +107,7 @@ class Chunk(Packet):
     dropped: int = 0
     capture_ns: int = 0
     replayed: bool = False
+    source: Origin = "file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +118,13 @@ class Frame(Packet):
         image: (H, W, 3) uint8 RGB.
         dropped_before: Pictures lost to damage, or left out by the source, between the frame before and this one.
         capture_ns: Wall clock of the capture, nanoseconds since 1970; 0 where it is not known.
+        source: How the stream came in.
     """
 
     image: Pixels
     dropped_before: int = 0
     capture_ns: int = 0
+    source: Origin = "file"
 
 
 @dataclass(frozen=True, slots=True)

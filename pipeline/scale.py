@@ -48,6 +48,9 @@ class Scale(BaseModel):
         patience_s: How long a deployment may take to be ready.
         call_timeout_s: How long one call of a stage may take before it is tried again.
         attempts: How often a call is tried.
+        cameras: Most cameras that are watched at once; one more is rejected.
+        worker_cpus: Logical CPUs of a worker, which has one partition or one camera.
+        stuck_s: A worker without progress for so long is started again; longer than all attempts of a call.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,6 +61,9 @@ class Scale(BaseModel):
     patience_s: float = Field(default=60.0, gt=0)
     call_timeout_s: float = Field(default=20.0, gt=0)
     attempts: int = Field(default=4, ge=1)
+    cameras: int = Field(default=64, ge=0)
+    worker_cpus: float = Field(default=0.1, ge=0)
+    stuck_s: float = Field(default=120.0, gt=0)
 
     def groups(self, graph: Graph) -> dict[str, tuple[str, ...]]:
         """The deployments of ``graph``: their names, and the stages without state that each of them holds.

@@ -49,7 +49,7 @@ def decode(data: bytes) -> dict[str, Any]:
     """The states that `encode` was given.
 
     Raises:
-        SourceError: The bytes are damaged, nothing of omote's, or of a later version.
+        SourceError: The bytes are damaged, nothing of omote's, or a newer omote wrote them.
     """
     mark = MARK.match(data)
     if mark and int(mark[1]) != VERSION:
@@ -133,7 +133,11 @@ def _value(tree: Any, arrays: _Arrays) -> Any:
             return arrays.next(*content)
         case "o":
             path, given = content
-            return _named(path)(**{name: _value(item, arrays) for name, item in given.items()})
+            kind = _named(path)
+            if strange := sorted(set(given) - set(_names(kind))):
+                message = f"a state holds {path} with `{strange[0]}`, unknown to this omote; upgrade it to go on"
+                raise SourceError(message)
+            return kind(**{name: _value(item, arrays) for name, item in given.items()})
     message = f"nothing is called {kind!r}"
     raise ValueError(message)
 

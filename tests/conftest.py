@@ -1,4 +1,4 @@
-"""What several tests need: packaged weights and clips, training data, films, one thread, operators of their own."""
+"""What tests of any room may ask for: brokers, cameras, weights and clips, data, films, operators of their own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import NoReturn
 
 import av
 import numpy as np
@@ -16,9 +15,12 @@ import torch
 import pipeline.testing
 from operators import weights
 from pipeline.errors import WeightsError
+from tests.support.requirements import missing
 
 # Before anything imports Ray: a cluster of these tests is theirs alone, and reports to nobody.
 os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
+
+pytest_plugins = ["tests.support.brokers", "tests.support.cameras"]
 
 NETS = ("retinaface", "mobilefacenet", "expression")
 Picture = np.ndarray
@@ -28,11 +30,6 @@ Picture = np.ndarray
 def one_thread() -> None:
     """Torch takes one core, so that the figures of a test do not depend on the machine."""
     torch.set_num_threads(1)
-
-
-def missing(what: str) -> NoReturn:
-    """Skip; where everything must be there (``OMOTE_REQUIRE_ALL``), fail."""
-    (pytest.fail if os.environ.get("OMOTE_REQUIRE_ALL") else pytest.skip)(what)
 
 
 @pytest.fixture(scope="session")

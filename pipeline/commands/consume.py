@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,15 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from pipeline.commands.broker import Prefix, Servers, settings
 from pipeline.commands.drawing import drawn, words
-from pipeline.errors import SinkError
+from pipeline.errors import SinkError, SourceError
 from pipeline.packets import DrawnFrame
-from pipeline.records import FrameRecord, MatchRecord, TrackRecord
+from pipeline.reading import read_record
+from pipeline.records import ExplanationRecord, FrameRecord, MatchRecord, Record, StreamStatusRecord, TrackRecord
 
 if TYPE_CHECKING:
     from pipeline.edges.video_messages import BrokerChunk, Message
@@ -104,12 +103,11 @@ def _cells(message: Message) -> tuple[str, str, str, str, str]:
 def _what(value: bytes, content_type: str) -> str:
     if content_type != "application/json":
         return f"{len(value)} bytes {content_type}"
-    for kind, tell in TELL.items():
-        try:
-            return tell(kind.model_validate_json(value))
-        except ValidationError:
-            continue
-    return " ".join(json.dumps(json.loads(value), ensure_ascii=False).split())[:200]
+    try:
+        record = read_record(value)
+    except SourceError as error:
+        return str(error)
+    return TELL[type(record)](record)
 
 
 def _faces(record: FrameRecord) -> str:
@@ -126,10 +124,20 @@ def _match(record: MatchRecord) -> str:
     return f"{record.track_id} is {record.identity.subject_id} ({record.identity.score:.2f})"
 
 
-TELL: dict[type[FrameRecord | TrackRecord | MatchRecord], Callable[..., str]] = {
+def _explanation(record: ExplanationRecord) -> str:
+    return f"{record.track_id}: why {record.target} ({record.method})"
+
+
+def _status(record: StreamStatusRecord) -> str:
+    return " · ".join(filter(None, (record.state, record.reason)))
+
+
+TELL: dict[type[Record], Callable[..., str]] = {
     FrameRecord: _faces,
     TrackRecord: _track,
     MatchRecord: _match,
+    ExplanationRecord: _explanation,
+    StreamStatusRecord: _status,
 }
 
 
@@ -165,7 +173,9 @@ def _covered(messages: Iterable[Message], records: dict[tuple[int, int], FrameRe
         if message.said.get("content-type") != "application/json":
             waiting.extend(assembly.take(message))
             continue
-        record = FrameRecord.model_validate_json(message.value or b"")
+        record = _frame(message)
+        if record is None:
+            continue
         reached = record.stream.epoch, record.frame.pts_ns
         records[reached] = record
         if len(records) > MOST_RECORDS:  # their video is gone
@@ -173,3 +183,13 @@ def _covered(messages: Iterable[Message], records: dict[tuple[int, int], FrameRe
         while len(waiting) > 1 and (waiting[1].epoch, waiting[1].pts_ns) <= reached:
             yield waiting.popleft()
     yield from (*waiting, *assembly.settle())
+
+
+def _frame(message: Message) -> FrameRecord | None:
+    """The record in ``message``; where it cannot be read, its picture is not shown, for nobody vouches for it."""
+    try:
+        record = read_record(message.value or b"")
+    except SourceError as error:
+        typer.echo(f"left out: {error}", err=True)
+        return None
+    return record if isinstance(record, FrameRecord) else None

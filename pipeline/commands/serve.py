@@ -1,22 +1,29 @@
-"""``omote serve``: analyse the video topic of Kafka for ever, a process for each partition."""
+"""``omote serve``: analyse the video topic and cameras for ever, on a Ray cluster."""
 
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from pipeline.commands.broker import Prefix, Servers, settings
 from pipeline.commands.options import Device, Engine, GraphFile, Values, loaded
+from pipeline.errors import GraphError, PipelineError
 
-HEALTHY_S, MAX_PAUSE_S = 30.0, 10.0
+if TYPE_CHECKING:
+    from pipeline.serving.application import System
+
+COLOURS = {"online": "green", "reconnecting": "yellow", "offline": "dim", "rejected": "red"}
+LOOK_S = 1.0
+
+RedisUrl = Annotated[str, typer.Option(help="redis://host:port/0 of the list of cameras; REDIS_URL if not given.")]
+ScaleFile = Annotated[Path | None, typer.Option(help="The file of replicas and resources.")]
 
 
 def serve(
@@ -24,73 +31,53 @@ def serve(
     variables: Values = None,
     servers: Servers = "",
     prefix: Prefix = "",
-    partition: Annotated[int | None, typer.Option(help="Only this one, in this process.")] = None,
+    redis: RedisUrl = "",
+    scale: ScaleFile = None,
+    address: Annotated[str, typer.Option(help="Of a Ray cluster; one is started here if empty.")] = "",
     group: Annotated[str, typer.Option(help="Consumer group; its workers fence each other.")] = "omote",
+    partitions: Annotated[int, typer.Option(min=1, help="Of the topics, where they are made.")] = 4,
     device: Device = "auto",
     engine: Engine = "auto",
 ) -> None:
-    """Analyse the video topic: every frame of every stream once, also when workers or brokers are killed."""
-    found = settings(servers, prefix)
-    declared = loaded(graph, variables, device, engine)
-    from pipeline.edges.kafka_topics import video_partitions  # noqa: PLC0415  (an extra)
-    from pipeline.serving.partition import run_partition  # noqa: PLC0415
+    """Analyse the video topic and cameras: every frame once, also when workers, replicas or brokers are killed."""
+    found, declared = settings(servers, prefix), loaded(graph, variables, device, engine)
+    try:
+        from pipeline.edges.redis_registry import redis_url  # noqa: PLC0415  (extras)
+        from pipeline.runners.on_ray import cluster  # noqa: PLC0415
+        from pipeline.scale import Scale, load_scale  # noqa: PLC0415
+        from pipeline.serving.api_settings import ApiSettings  # noqa: PLC0415
+        from pipeline.serving.application import running  # noqa: PLC0415
+        from pipeline.serving.work import Plan  # noqa: PLC0415
+    except ImportError as error:
+        message = f"{error.name} is not installed here: install omote[ray,kafka]"
+        raise GraphError(message) from error
+    plan = Plan(declared, found, redis_url(redis), group)
+    wanted, api = load_scale(scale) if scale else Scale(), ApiSettings.from_environment()
+    console = Console(stderr=True)
+    with _terminable(), cluster(address), running(plan, wanted, api, partitions=partitions) as system:
+        console.print(f"video from {found.topic('video')} at {found.servers}, API at {system.url}", highlight=False)
+        watch(console, system)
 
-    if partition is not None:
-        run_partition(declared, found, partition, group=group)
-        return
-    count = video_partitions(found)
-    Console(stderr=True).print(f"{count} partitions of {found.topic('video')} at {found.servers}", highlight=False)
-    _look_after([sys.executable, "-m", "pipeline", *sys.argv[1:]], count)
 
-
-def _look_after(command: list[str], count: int) -> None:
-    """Keep a worker for each partition alive until Ctrl-C or SIGTERM."""
-    with _terminable():
-        workers = [Keeper([*command, "--partition", str(number)]) for number in range(count)]
+def watch(console: Console, system: System) -> None:
+    """Say when a stream changes, until Ctrl-C or SIGTERM."""
+    said: dict[str, str] = {}
+    while True:
         try:
-            while True:
-                for worker in workers:
-                    worker.look()
-                time.sleep(0.2)
-        except KeyboardInterrupt:
-            pass
-        finally:
-            for worker in workers:
-                worker.end()
-
-
-class Keeper:
-    """One worker process, started again when it ends; the pause grows while it does not stay."""
-
-    def __init__(self, command: list[str]) -> None:
-        self._command, self._pause_s = command, 0.5
-        self._since = time.monotonic()
-        self._process = subprocess.Popen(command)
-
-    def look(self) -> None:
-        """Start the worker again if it has ended and its pause is over."""
-        if self._process.poll() is None:
-            return
-        lived = time.monotonic() - self._since
-        self._pause_s = 0.5 if lived > HEALTHY_S else self._pause_s
-        if lived < self._pause_s:
-            return
-        self._pause_s = min(self._pause_s * 2, MAX_PAUSE_S)
-        self._since = time.monotonic()
-        self._process = subprocess.Popen(self._command)
-
-    def end(self) -> None:
-        """Let the worker finish what is under way."""
-        self._process.terminate()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
+            views = system.streams()
+        except PipelineError:  # the supervisor begins again
+            views = []
+        for view in views:
+            words = f"{view.state}{': ' + view.reason if view.reason else ''}"
+            if said.get(view.id, "").partition(":")[0] != view.state:
+                console.print(f"[{COLOURS[view.state]}]{view.id:<20}[/] {words}", highlight=False)
+            said[view.id] = words
+        time.sleep(LOOK_S)
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM acts like Ctrl-C."""
+    """SIGTERM acts like Ctrl-C, and both end the block in order."""
 
     def interrupt(number: int, frame: object) -> None:
         del number, frame
@@ -99,5 +86,7 @@ def _terminable() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
+    except KeyboardInterrupt:
+        pass
     finally:
         signal.signal(signal.SIGTERM, before)

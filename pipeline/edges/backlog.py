@@ -7,9 +7,11 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from threading import Condition
+from typing import Literal
 
 from pipeline.packets import Codec, Unit
 
+Keep = Literal["lossless", "latest", "adaptive"]  # what gives way where analysis is slower than the video
 PATIENCE_S = 0.5  # a wait is looked at again so often
 
 

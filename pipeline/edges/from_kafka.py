@@ -12,16 +12,15 @@ from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 
 from pipeline.edges import Source
 from pipeline.edges.assembly import Assembly, newest
+from pipeline.edges.backlog import Keep
 from pipeline.edges.kafka_settings import KafkaSettings
 from pipeline.edges.video_messages import BrokerChunk, Message
 from pipeline.edges.watchdog import OnStuck, end_process, limited
 from pipeline.errors import SourceError
 from pipeline.packets import Chunk
 
-Policy = Literal["lossless", "latest", "adaptive"]
-
 # How much video, in milliseconds, may wait before the older part of it gives way.
-PATIENCE_MS: dict[Policy, float] = {"lossless": math.inf, "latest": 0, "adaptive": 4_000}
+PATIENCE_MS: dict[Keep, float] = {"lossless": math.inf, "latest": 0, "adaptive": 4_000}
 POLL_MS = 250
 LINGER_S = 0.6  # single pictures wait so long for companions
 CATCH_UP_S = 2.0
@@ -45,7 +44,7 @@ class KafkaSource(Source):
         start: Literal["earliest", "latest"] = "earliest",
         offsets: Mapping[int, int] | None = None,
         positions: Mapping[str, int] | None = None,
-        policy: Policy = "lossless",
+        keep: Keep = "lossless",
         units: int = 16,
         group: str = "",
         on_stuck: OnStuck = end_process,
@@ -58,7 +57,7 @@ class KafkaSource(Source):
             start: Where to begin in partitions of which no offset is given or committed.
             offsets: Where to begin, by partition.
             positions: By stream, the offset before which everything was analysed already.
-            policy: What to do when messages come faster than they are taken.
+            keep: What to do when messages come faster than they are taken.
             units: Most encoded units in a chunk.
             group: Consumer group that `commit` writes to, and whose offsets are the default of ``offsets``.
             on_stuck: Called when Kafka's client does not return; ends the process if not given.
@@ -66,11 +65,11 @@ class KafkaSource(Source):
         Raises:
             SourceError: No such broker, topic or partition.
         """
-        if policy not in PATIENCE_MS:
-            message = f"there is no policy {policy!r}; it is one of {', '.join(PATIENCE_MS)}"
+        if keep not in PATIENCE_MS:
+            message = f"keep must be lossless, latest or adaptive, got {keep!r}"
             raise SourceError(message)
         self._settings = settings = settings or KafkaSettings.from_environment()
-        self._topic, self._patience_ms = settings.topic("video"), PATIENCE_MS[policy]
+        self._topic, self._patience_ms = settings.topic("video"), PATIENCE_MS[keep]
         self._on_stuck, self._group = on_stuck, group
         self._stopped = Event()
         self._answered_s = time.monotonic()
@@ -78,7 +77,7 @@ class KafkaSource(Source):
         self._consumer: KafkaConsumer = settings.consumer(group_id=group or None)
         try:
             assigned = self._assign(partitions)
-            self._seek(assigned, "latest" if policy == "latest" else start, offsets or {})
+            self._seek(assigned, "latest" if keep == "latest" else start, offsets or {})
         except SourceError:
             self._consumer.close(autocommit=False)
             raise
@@ -154,7 +153,7 @@ class KafkaSource(Source):
         return self._consumer.committed(tp, timeout_ms=4_000) if self._group else None
 
     def _waiting(self) -> Iterator[tuple[int, list[Message]]]:
-        """The messages that are there, by partition; a policy that may leave out wants to see all of them."""
+        """The messages that are there, by partition; whoever may leave out wants to see all of them."""
         found: dict[int, list[Message]] = {}
         patience = time.monotonic() + CATCH_UP_S
         while True:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import errno
-import logging
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
 from threading import Event, Thread
-from typing import Literal
 from urllib.parse import urlsplit
 
 import av
@@ -19,7 +16,8 @@ import av.error
 from av.container import InputContainer
 
 from pipeline.edges import Source
-from pipeline.edges.backlog import PATIENCE_S, Arrival, Backlog
+from pipeline.edges.backlog import PATIENCE_S, Arrival, Backlog, Keep
+from pipeline.edges.status import State, StreamStatus, logged
 from pipeline.edges.timeline import Timeline
 from pipeline.edges.units import codec_of, unit_of
 from pipeline.errors import PipelineError, SourceError
@@ -30,38 +28,6 @@ LATEST_S = 0.5  # how far `latest` may fall behind before it leaves something ou
 OFFLINE_S = 10.0  # without a unit for so long a stream is no longer reconnecting, it is offline
 HEALTHY_S = 5.0  # a connection that gave units for so long was a good one: the next pause is a short one again
 PROBE_US, PROBE_BYTES = 200_000, 200_000  # FFmpeg's own limits make opening last for 4 to 5 s
-
-State = Literal["online", "reconnecting", "offline", "rejected"]
-Keep = Literal["lossless", "latest", "adaptive"]
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class StreamStatus:
-    """How a stream does.
-
-    Attributes:
-        stream: Id of the stream.
-        state: ``rejected`` is the supervisor's word for a stream it did not take.
-        reason: Why it is not online, one sentence; empty where it is.
-        epoch: Number of its last connection; 0 before the first.
-        last_pts_ns: Stream time of its last unit.
-        since: Wall clock at which the state began.
-    """
-
-    stream: str
-    state: State
-    reason: str
-    epoch: int
-    last_pts_ns: int
-    since: datetime
-
-
-def logged(status: StreamStatus) -> None:
-    """Write the status to the log."""
-    level = logging.INFO if status.state == "online" else logging.WARNING
-    log.log(level, "stream %r is %s: %s", status.stream, status.state, status.reason or f"epoch {status.epoch}")
 
 
 class Backoff:
@@ -147,7 +113,7 @@ class RtspSource(Source):
         self._stopped = Event()
         self._reader: Thread | None = None
         self._began_s = self._progress_s = clock()
-        self.status = StreamStatus(self.stream, "reconnecting", "not connected yet", 0, 0, datetime.now(UTC))
+        self.status = StreamStatus(self.stream, "reconnecting", "not connected yet", 0, 0, datetime.now(UTC), "rtsp")
 
     def __iter__(self) -> Iterator[Chunk]:
         """Chunks until `stop`.
@@ -203,6 +169,7 @@ class RtspSource(Source):
             tuple(arrival.unit for arrival in taken),
             dropped=first.missing,
             capture_ns=first.capture_ns,
+            source="rtsp",
         )
 
     def _run(self) -> None:
@@ -262,6 +229,7 @@ class RtspSource(Source):
             before.epoch if epoch is None else epoch,
             before.last_pts_ns if pts_ns is None else pts_ns,
             before.since if state == before.state else datetime.now(UTC),
+            "rtsp",
         )
         if (now.state, now.reason, now.epoch) != (before.state, before.reason, before.epoch):
             self._on_status(now)

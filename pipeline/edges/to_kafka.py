@@ -12,7 +12,7 @@ from pipeline.edges import Sink
 from pipeline.edges.delivery import AtLeastOnce, Delivery
 from pipeline.edges.kafka_settings import KafkaSettings
 from pipeline.packets import Explanation
-from pipeline.records import ExplanationRecord, FrameRecord, MatchRecord, Record, TrackRecord
+from pipeline.records import ExplanationRecord, FrameRecord, MatchRecord, Record, StreamStatusRecord, TrackRecord
 
 # Kafka refuses times that lie more than an hour ahead, and deletes by age: a capture that is further away than this
 # (a wrong clock, an archive) is told in `ce_time` alone.
@@ -20,17 +20,31 @@ LIVE_MS = 1_800_000
 
 
 class Where(NamedTuple):
-    """Where in its stream a record belongs, and what it tells."""
+    """Where in its stream a record belongs, and what it tells.
+
+    Attributes:
+        topic: Short name of its topic.
+        event: What happened.
+        stream: Id of its stream.
+        epoch: Number of the connection.
+        seq: Number of the frame; None where the record is about the stream.
+        pts_ns: Presentation time.
+        track: Id of the track; empty where the record is about no track alone.
+        tenant: To whom the stream belongs.
+        time: Wall clock at which it was so, RFC 3339; empty if not known.
+        detail: What tells it from records of the same kind in the same place.
+    """
 
     topic: str
     event: str
     stream: str
     epoch: int
-    seq: int
+    seq: int | None
     pts_ns: int
     track: str = ""
     tenant: str = "default"
-    capture: str = ""
+    time: str = ""
+    detail: str = ""
 
 
 class KafkaSink(Sink[FrameRecord | TrackRecord | MatchRecord | Explanation]):
@@ -64,7 +78,7 @@ class KafkaSink(Sink[FrameRecord | TrackRecord | MatchRecord | Explanation]):
             record = ExplanationRecord.of(packet) if isinstance(packet, Explanation) else packet
             where = place(record)
             value = record.model_dump_json().encode()
-            self._delivery.send(where.topic, where.stream, value, headers(record, where), _time_ms(where))
+            self._delivery.send(where.topic, where.stream, value, headers(record, where), time_ms(where))
 
     def flush(self) -> None:
         if self._own:
@@ -78,8 +92,12 @@ class KafkaSink(Sink[FrameRecord | TrackRecord | MatchRecord | Explanation]):
 def place(record: Record) -> Where:
     """Where ``record`` belongs."""
     if isinstance(record, ExplanationRecord):
-        stand = (record.stream, record.epoch, record.seq, record.pts_ns)
-        return Where("explanations", f"explanation.{record.kind}", *stand, track=record.track_id)
+        moment = (record.stream, record.epoch, record.seq, record.pts_ns)
+        return Where("explanations", f"explanation.{record.kind}", *moment, track=record.track_id)
+    if isinstance(record, StreamStatusRecord):
+        about, detail = record.stream, f"{record.state} {record.since} {record.reason}"
+        stand = (about.id, about.epoch, None, record.last_pts_ns)
+        return Where("streams.status", "stream.status", *stand, tenant=about.tenant, time=record.since, detail=detail)
     if not isinstance(record, (FrameRecord, TrackRecord, MatchRecord)):
         message = f"{type(record).__name__} has no topic"
         raise TypeError(message)
@@ -89,7 +107,7 @@ def place(record: Record) -> Where:
         "frame.annotated",
         *(stream.id, stream.epoch, frame.seq, frame.pts_ns),
         tenant=stream.tenant,
-        capture=frame.capture_ts or "",
+        time=frame.capture_ts or "",
     )
     if isinstance(record, TrackRecord):
         return where._replace(topic="tracks", event=f"track.{record.event}", track=record.track_id)
@@ -100,7 +118,7 @@ def place(record: Record) -> Where:
 
 def record_id(where: Where, major: str = "1") -> str:
     """Id of a record, 32 hexadecimal digits: the same whenever and wherever it is computed."""
-    parts = (where.stream, where.epoch, where.seq, where.track, where.event, where.topic, major)
+    parts = (where.stream, where.epoch, where.seq, where.track, where.event, where.topic, where.detail, major)
     return blake2b("\0".join(map(str, parts)).encode(), digest_size=16).hexdigest()
 
 
@@ -115,7 +133,7 @@ def headers(record: Record, where: Where) -> list[tuple[str, bytes]]:
         "ce_type": f"omote.{where.event}.v{major}",
         "ce_subject": where.track,
         "ce_dataschema": schema,
-        "ce_time": where.capture,
+        "ce_time": where.time,
         "content-type": "application/json",
         "stream-id": where.stream,
         "epoch": where.epoch,
@@ -123,11 +141,11 @@ def headers(record: Record, where: Where) -> list[tuple[str, bytes]]:
         "pts-ns": where.pts_ns,
         "tenant": where.tenant,
     }
-    return [(name, str(value).encode()) for name, value in said.items() if value != ""]
+    return [(name, str(value).encode()) for name, value in said.items() if value not in {"", None}]
 
 
-def _time_ms(where: Where) -> int:
-    """Time of capture, or now where it is not known or was not now."""
+def time_ms(where: Where) -> int:
+    """Time of its message in milliseconds since 1970: of what it tells; now where that is not known or was not now."""
     now = round(time.time() * 1000)
-    taken = round(datetime.fromisoformat(where.capture).timestamp() * 1000) if where.capture else now
+    taken = round(datetime.fromisoformat(where.time).timestamp() * 1000) if where.time else now
     return taken if abs(taken - now) < LIVE_MS else now

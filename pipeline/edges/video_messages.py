@@ -13,12 +13,14 @@ import av.error
 
 from pipeline.edges.units import codec_of, unit_of
 from pipeline.errors import SourceError
-from pipeline.packets import Chunk, Codec, Unit
+from pipeline.packets import Chunk, Codec, Origin, Unit
+from pipeline.reading import understood
 
 ContentType = Literal["video/mp4", "video/mp2t", "video/h264;unit=au", "image/jpeg"]
 CONTAINERS = {"video/mp4": "mp4", "video/mp2t": "mpegts"}
 ACCESS_UNIT, JPEG = "video/h264;unit=au", "image/jpeg"
 CONTENT_TYPES = (*CONTAINERS, ACCESS_UNIT, JPEG)
+SCHEMA = "omote.video/1.0"  # what the headers of a video message mean
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -67,6 +69,7 @@ class BrokerChunk(Chunk):
         partial: Whether more of its message follows, or it is replayed: nothing may be committed yet.
     """
 
+    source: Origin = "kafka"
     messages: tuple[Message, ...] = ()
     watermark: int = 0
     partial: bool = False
@@ -118,6 +121,7 @@ class VideoMessage:
     def headers(self) -> list[tuple[str, bytes]]:
         """Headers of the Kafka message."""
         said = {
+            "schema": SCHEMA,
             "content-type": self.content_type,
             "stream-id": self.stream,
             "epoch": self.epoch,
@@ -134,10 +138,13 @@ def read(message: Message) -> VideoMessage:
     """The message as its headers describe it.
 
     Raises:
-        SourceError: A header is missing or wrong, or there is no value.
+        SourceError: A header is missing or wrong, or of a version from the future, or there is no value.
     """
     said, stream = message.said, message.stream
     content_type = said.get("content-type", "video/mp2t")
+    for name in ("schema", "ce_dataschema"):
+        if said.get(name, "").startswith("omote."):  # what others call their schemas is their own affair
+            understood(said[name], (SCHEMA,))
     if not stream:
         text = "the message has neither a key nor a header `stream-id`, so nobody knows whose video it is"
         raise SourceError(text)

@@ -35,6 +35,7 @@ def run_local(
     elsewhere: Mapping[str, CallStage] | None = None,
     deliver: Deliver | None = None,
     states: Mapping[str, Mapping[str, Any]] | None = None,
+    shared: Mapping[str, Any] | None = None,
 ) -> None:
     """Run until the source ends, or until Ctrl-C; then what is on its way is finished and the outputs are closed.
 
@@ -49,6 +50,7 @@ def run_local(
         deliver: Makes safe what came of a micro-batch, or why nothing came of it; called in order, one after
             the other. Without it the first journey that failed ends the run, and the others are committed.
         states: What the stages remembered of each stream when another worker left off.
+        shared: What stages and sinks receive whose constructors have a parameter of that name.
 
     Raises:
         PipelineError: What ended the first journey that failed; outputs are closed before.
@@ -56,7 +58,7 @@ def run_local(
     _give_memory_back()
     with ExitStack() as stack:
         opened = stack.enter_context(closing(source or open_source(graph)))
-        here = {n: stack.enter_context(closing(worker)) for n, worker in workers(graph, set(elsewhere or ()))}
+        here = {n: stack.enter_context(closing(worker)) for n, worker in workers(graph, set(elsewhere or ()), shared)}
         for stream, remembered in (states or {}).items():
             for name, state in remembered.items():
                 here[name].restore(stream, state)
@@ -95,13 +97,15 @@ def open_source(graph: Graph) -> Source:
     return built
 
 
-def workers(graph: Graph, elsewhere: Set[str] = frozenset()) -> Iterator[tuple[str, Worker]]:
-    """Build the stages and sinks of ``graph`` that are not ``elsewhere``."""
+def workers(
+    graph: Graph, elsewhere: Set[str] = frozenset(), shared: Mapping[str, Any] | None = None
+) -> Iterator[tuple[str, Worker]]:
+    """Build the stages and sinks of ``graph`` that are not ``elsewhere``; for ``shared`` see ``run_local``."""
     for name in graph.order:
         if name not in elsewhere:
-            yield name, Worker(name, graph.build_stage(name))
+            yield name, Worker(name, graph.build(graph.stages[name], shared))
     for name, sink in graph.sinks.items():
-        yield name, Worker(name, graph.build(sink))
+        yield name, Worker(name, graph.build(sink, shared))
 
 
 def _pools(graph: Graph, threads: int) -> dict[str, ThreadPoolExecutor]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +15,11 @@ from typing import Any
 import pytest
 
 from pipeline.edges.files import VideoFile
-from pipeline.edges.kafka_server import KafkaServer
 from pipeline.edges.kafka_settings import KafkaSettings
 from pipeline.edges.kafka_topics import create_topics, read_to_end
 from pipeline.edges.video_cutting import recut
 from pipeline.edges.video_messages import VideoMessage
+from pipeline.servers.kafka_server import KafkaServer
 
 pytestmark = pytest.mark.broker
 ROOT = Path(__file__).parents[2]
@@ -30,17 +29,6 @@ STREAMS = ("lobby", "gate")
 FIRST_MS = round(time.time() * 1000)  # old messages would fall to the retention of the topic
 TIMES, FRAMES = 2, 72  # how often the clip is sent, and its frames
 Records = dict[str, list[dict[str, Any]]]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
-    home = os.environ.get("OMOTE_KAFKA_HOME")
-    if not home:
-        (pytest.fail if os.environ.get("OMOTE_REQUIRE_ALL") else pytest.skip)("OMOTE_KAFKA_HOME is not set")
-    started = KafkaServer(Path(str(home)), tmp_path_factory.mktemp("kafka"))
-    started.start()
-    yield started
-    started.close()
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +98,8 @@ def analysed(
 
 
 @pytest.fixture(scope="module")
-def undisturbed(server: KafkaServer, messages: list[VideoMessage]) -> tuple[Records, dict[bytes, bytes]]:
-    settings = KafkaSettings(servers=server.address, prefix="calm.")
+def undisturbed(own_kafka: KafkaServer, messages: list[VideoMessage]) -> tuple[Records, dict[bytes, bytes]]:
+    settings = KafkaSettings(servers=own_kafka.address, prefix="calm.")
     publish(settings, messages)
     return analysed(settings, lambda _, worker: worker), states(settings)
 
@@ -126,9 +114,9 @@ def test_every_frame_of_every_stream_comes_out_once_in_order_and_with_its_own_fa
 
 
 def test_a_killed_worker_loses_nothing_and_repeats_nothing(
-    server: KafkaServer, messages: list[VideoMessage], undisturbed: tuple[Records, dict[bytes, bytes]]
+    own_kafka: KafkaServer, messages: list[VideoMessage], undisturbed: tuple[Records, dict[bytes, bytes]]
 ) -> None:
-    settings = KafkaSettings(servers=server.address, prefix="worker.")
+    settings = KafkaSettings(servers=own_kafka.address, prefix="worker.")
     publish(settings, messages)
 
     def kill(hundred: int, worker: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
@@ -142,16 +130,16 @@ def test_a_killed_worker_loses_nothing_and_repeats_nothing(
 
 
 def test_a_killed_broker_loses_nothing_and_repeats_nothing(
-    server: KafkaServer, messages: list[VideoMessage], undisturbed: tuple[Records, dict[bytes, bytes]]
+    mortal_kafka: KafkaServer, messages: list[VideoMessage], undisturbed: tuple[Records, dict[bytes, bytes]]
 ) -> None:
-    settings = KafkaSettings(servers=server.address, prefix="broker.")
+    settings = KafkaSettings(servers=mortal_kafka.address, prefix="broker.")
     publish(settings, messages)
 
     def kill(hundred: int, worker: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
         if hundred == 1:
-            server.kill()
+            mortal_kafka.kill()
             time.sleep(1)
-            server.start()
+            mortal_kafka.start()
         return worker
 
     assert analysed(settings, kill) == undisturbed[0]

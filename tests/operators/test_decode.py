@@ -271,6 +271,11 @@ def test_a_new_epoch_begins_anew() -> None:
     assert [(frame.epoch, frame.seq) for frame in frames] == [(0, n) for n in range(4)] + [(1, n) for n in range(4)]
 
 
+def test_a_frame_says_how_its_stream_came_in() -> None:
+    chunk = raw_chunks(noise(2))[0]
+    assert {frame.source for frame in decoded([chunk, replace(chunk, source="rtsp")])} == {"file", "rtsp"}
+
+
 def test_two_streams_through_one_operator_stay_apart(film: Film) -> None:
     one, other = (units_of(film(noise(9, seed=n), f"{n}.mp4", "libx264"), 3) for n in (1, 2))
     decode, states, mixed = Decode(), {"1": Decode().start("1"), "2": Decode().start("2")}, []

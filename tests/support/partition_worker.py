@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
+
+from pydantic import SecretStr
 
 from pipeline.edges.kafka_settings import KafkaSettings
 from pipeline.graph import load
-from pipeline.serving.partition import run_partition
+from pipeline.serving.work import PartitionWork, Plan
 
 servers, prefix, graph = sys.argv[1:]
-os.environ.update(KAFKA_BOOTSTRAP_SERVERS=servers, OMOTE_KAFKA_PREFIX=prefix)
-run_partition(load(graph), KafkaSettings(servers=servers, prefix=prefix), 0)
+PartitionWork(Plan(load(graph), KafkaSettings(servers=servers, prefix=prefix), SecretStr("")), 0).run()

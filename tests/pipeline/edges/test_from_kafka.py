@@ -12,12 +12,12 @@ import pytest
 
 from pipeline.edges.delivery import AtLeastOnce
 from pipeline.edges.from_kafka import KafkaSource
-from pipeline.edges.kafka_server import KafkaServer
 from pipeline.edges.kafka_settings import KafkaSettings
 from pipeline.edges.video_messages import BrokerChunk, Poison, VideoMessage
 from pipeline.edges.video_topic import VideoTopic
 from pipeline.errors import PipelineError, SinkError, SourceError
 from pipeline.packets import Chunk
+from pipeline.servers.kafka_server import KafkaServer
 
 pytestmark = [
     pytest.mark.broker,
@@ -157,7 +157,7 @@ def test_the_newest_comes_first_where_that_is_the_policy_and_what_is_left_out_is
 ) -> None:
     topic = video_topic(settings)
     publish(topic, *(jpeg(n) for n in range(20)))
-    latest, adaptive = read(settings, policy="latest"), read(settings, policy="adaptive")
+    latest, adaptive = read(settings, keep="latest"), read(settings, keep="adaptive")
     publish(topic, *(jpeg(n, eos=n == 259) for n in range(20, 260)))
     chunks = upto(latest, over())
     assert numbers(chunks)[-1] == 259
@@ -167,7 +167,7 @@ def test_the_newest_comes_first_where_that_is_the_policy_and_what_is_left_out_is
     kept = upto(adaptive, over())  # ten seconds of video wait, more than the four that it bears
     assert numbers(kept)[-1] == 259
     assert sum(chunk.dropped for chunk in kept) > 200
-    assert read(settings, policy="lossless").drops == {}
+    assert read(settings, keep="lossless").drops == {}
 
 
 def test_a_source_ends_soon_after_it_is_told_to_stop(settings: KafkaSettings, read: Read) -> None:
@@ -215,7 +215,9 @@ def test_an_unknown_topic_or_partition_is_told_within_five_seconds(settings: Kaf
     assert refused(SourceError, lambda: KafkaSource(settings, [0, 7])) == (
         f"{settings.topic('video')} has no partition 7; it has 2, counted from 0"
     )
-    assert "there is no policy 'oldest'" in refused(SourceError, lambda: KafkaSource(settings, policy="oldest"))  # type: ignore[arg-type]
+    assert "keep must be lossless, latest or adaptive, got 'oldest'" in refused(
+        SourceError, lambda: KafkaSource(settings, keep="oldest")
+    )  # type: ignore[arg-type]
 
 
 # Security
@@ -274,3 +276,4 @@ def test_chunks_are_chunks_to_whoever_knows_nothing_of_kafka(
     assert isinstance(chunk, Chunk)
     assert (chunk.codec.name, chunk.closed, chunk.last) == ("still", True, True)
     assert chunk.capture_ns == message.capture_ns
+    assert chunk.source == "kafka"

@@ -17,11 +17,13 @@ from pathlib import Path
 import pytest
 
 from operators.decode import Decode
-from pipeline.edges.rtsp import Backoff, RtspSource, StreamStatus
+from pipeline.edges.rtsp import Backoff, RtspSource
+from pipeline.edges.status import StreamStatus
 from pipeline.errors import SourceError
 from pipeline.packets import Chunk
-from tests.conftest import missing
-from tests.support.rtsp_server import RtspServer, go2rtc, number_in
+from tests.support.cameras import Studio
+from tests.support.numbered_camera import number_in
+from tests.support.requirements import missing
 
 MS = 1_000_000
 
@@ -79,42 +81,7 @@ class Viewer:
         return [status.state for status in self.statuses]
 
 
-@pytest.fixture(scope="module")
-def binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = go2rtc(tmp_path_factory.mktemp("go2rtc"))
-    return found or missing("there is no RTSP server; set OMOTE_GO2RTC to go2rtc or its folder")
-
-
-@pytest.fixture(scope="module")
-def steady(binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RtspServer]:
-    """A server with a camera that nobody touches."""
-    server = RtspServer(binary, tmp_path_factory.mktemp("steady"))
-    server.publish()
-    try:
-        _published(server)
-        yield server
-    finally:
-        server.close()
-
-
-@pytest.fixture
-def server(binary: Path, tmp_path: Path) -> Iterator[RtspServer]:
-    """A server with a camera, for whatever a test does to them."""
-    server = RtspServer(binary, tmp_path)
-    server.publish()
-    try:
-        _published(server)
-        yield server
-    finally:
-        server.close()
-
-
-def _published(server: RtspServer) -> None:
-    with Viewer(server.url()) as viewer:
-        viewer.wait(lambda v: v.seen, 10)
-
-
-def test_it_opens_within_two_seconds_and_gives_every_frame_at_its_rate(steady: RtspServer) -> None:
+def test_it_opens_within_two_seconds_and_gives_every_frame_at_its_rate(steady: Studio) -> None:
     with Viewer(steady.url()) as viewer:
         assert viewer.wait(lambda v: v.statuses, 5) < 2
         viewer.wait(lambda v: v.seen, 5)
@@ -126,49 +93,50 @@ def test_it_opens_within_two_seconds_and_gives_every_frame_at_its_rate(steady: R
     assert max(viewer.lags_s) < 1
 
 
-def test_chunks_tell_stream_time_and_wall_clock(steady: RtspServer) -> None:
+def test_chunks_tell_stream_time_and_wall_clock(steady: Studio) -> None:
     with Viewer(steady.url()) as viewer:
         viewer.wait(lambda v: len(v.chunks) >= 25, 5)
     first, last = viewer.chunks[0], viewer.chunks[24]
+    assert {chunk.source for chunk in viewer.chunks} == {"rtsp"}
     assert last.pts_ns - first.pts_ns == pytest.approx(last.capture_ns - first.capture_ns, abs=200 * MS)
     times = [unit.pts_ns for chunk in viewer.chunks for unit in chunk.units]
     assert {b - a for a, b in pairwise(times)} == {40 * MS}
 
 
-def test_a_server_that_was_killed_is_found_again(server: RtspServer) -> None:
-    with Viewer(server.url()) as viewer:
+def test_a_server_that_was_killed_is_found_again(rtsp: Studio) -> None:
+    with Viewer(rtsp.url()) as viewer:
         viewer.wait(lambda v: v.numbers(1), 5)
-        server.kill()
+        rtsp.kill()
         assert viewer.wait(lambda v: "reconnecting" in v.states, 2) < 1
-        server.start()
+        rtsp.start()
         assert viewer.wait(lambda v: v.numbers(2), 8) < 5
     assert [status.epoch for status in viewer.statuses if status.state == "online"] == [1, 2]
     assert next(chunk for chunk in viewer.chunks if chunk.epoch == 2).seq == 0
     assert min(viewer.numbers(2)) > max(viewer.numbers(1))
 
 
-def test_a_server_that_freezes_is_noticed_and_found_again(server: RtspServer) -> None:
-    with Viewer(server.url(), read_timeout_s=1.0) as viewer:
+def test_a_server_that_freezes_is_noticed_and_found_again(rtsp: Studio) -> None:
+    with Viewer(rtsp.url(), read_timeout_s=1.0) as viewer:
         viewer.wait(lambda v: v.numbers(1), 5)
-        server.freeze()
+        rtsp.freeze()
         assert viewer.wait(lambda v: "reconnecting" in v.states, 5) < 3
         assert viewer.source.last_progress_s() > 0.9
         assert viewer.statuses[-1].reason == "the server has fallen silent"
-        server.thaw()
+        rtsp.thaw()
         viewer.wait(lambda v: v.numbers(2), 8)
         assert viewer.source.last_progress_s() < 1
 
 
-def test_a_camera_may_come_back_with_another_resolution(server: RtspServer) -> None:
-    with Viewer(server.url(), read_timeout_s=1.0) as viewer:
+def test_a_camera_may_come_back_with_another_resolution(rtsp: Studio) -> None:
+    with Viewer(rtsp.url(), read_timeout_s=1.0) as viewer:
         viewer.wait(lambda v: v.numbers(1), 5)
-        server.publish(width=320, height=192)
+        rtsp.publish(width=320, height=192)
         viewer.wait(lambda v: v.numbers(2), 12)
     assert {shape for epoch, _, shape in viewer.seen if epoch == 1} == {(120, 160)}
     assert {shape for epoch, _, shape in viewer.seen if epoch == 2} == {(192, 320)}
 
 
-def test_latest_leaves_out_whole_groups_and_stays_near_the_present(steady: RtspServer) -> None:
+def test_latest_leaves_out_whole_groups_and_stays_near_the_present(steady: Studio) -> None:
     with Viewer(steady.url(), pause=lambda chunk: 0.15 * len(chunk.units)) as viewer:
         viewer.wait(lambda v: v.source.drops.get("late", 0) > 50, 15)
     assert max(viewer.lags_s) < 2.5  # half a second, a group of pictures of one second, and the thread's own time
@@ -180,7 +148,7 @@ def test_latest_leaves_out_whole_groups_and_stays_near_the_present(steady: RtspS
     assert all(a < b for a, b in pairwise(numbers))
 
 
-def test_lossless_loses_nothing_while_its_reader_pauses(steady: RtspServer) -> None:
+def test_lossless_loses_nothing_while_its_reader_pauses(steady: Studio) -> None:
     with Viewer(steady.url(), keep="lossless", pause=lambda chunk: 3.0 * (chunk.seq == 5)) as viewer:
         viewer.wait(lambda v: len(v.seen) > 100, 10)
     numbers = viewer.numbers(1)
@@ -206,7 +174,7 @@ def test_a_server_that_is_no_use_is_asked_again_and_the_status_says_why(answer: 
     assert viewer.seen == []
 
 
-def test_a_path_that_the_server_does_not_know_is_named_as_the_reason(steady: RtspServer) -> None:
+def test_a_path_that_the_server_does_not_know_is_named_as_the_reason(steady: Studio) -> None:
     with Viewer(steady.url("other")) as viewer:
         viewer.wait(lambda v: v.statuses, 5)
     assert viewer.statuses[0].reason == "the server has no stream of this path"
@@ -230,13 +198,13 @@ def test_only_addresses_of_rtsp_are_taken(url: str) -> None:
     assert "pw" not in str(raised.value)
 
 
-def test_an_unknown_policy_is_refused() -> None:
+def test_an_unknown_way_to_keep_up_is_refused() -> None:
     with pytest.raises(SourceError, match="keep must be lossless, latest or adaptive, got 'newest'"):
         RtspSource("rtsp://host/cam", keep="newest")
 
 
 @pytest.mark.parametrize("refused", [False, True])
-def test_no_thread_is_left_behind(steady: RtspServer, *, refused: bool) -> None:
+def test_no_thread_is_left_behind(steady: Studio, *, refused: bool) -> None:
     before = set(threading.enumerate())
     with Viewer(f"rtsp://127.0.0.1:{_refused()}/cam" if refused else steady.url()) as viewer:
         viewer.wait(lambda v: v.statuses, 5)
@@ -245,7 +213,7 @@ def test_no_thread_is_left_behind(steady: RtspServer, *, refused: bool) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_counter_that_breaks_ends_the_source_with_a_sentence(steady: RtspServer) -> None:
+def test_a_counter_that_breaks_ends_the_source_with_a_sentence(steady: Studio) -> None:
     def broken(stream: str) -> int:
         raise LookupError(stream)
 
@@ -255,7 +223,7 @@ def test_a_counter_that_breaks_ends_the_source_with_a_sentence(steady: RtspServe
     source.close()
 
 
-def test_a_counter_that_cannot_be_reached_is_tried_again(steady: RtspServer) -> None:
+def test_a_counter_that_cannot_be_reached_is_tried_again(steady: Studio) -> None:
     answers = iter([SourceError("Redis is away"), 7])
 
     def counter(stream: str) -> int:
@@ -268,7 +236,7 @@ def test_a_counter_that_cannot_be_reached_is_tried_again(steady: RtspServer) -> 
     assert viewer.statuses[0].reason == "Redis is away"
 
 
-def test_rtsps_trusts_the_certificate_it_was_given_and_no_other(steady: RtspServer, tmp_path: Path) -> None:
+def test_rtsps_trusts_the_certificate_it_was_given_and_no_other(steady: Studio, tmp_path: Path) -> None:
     own, other = _certificate(tmp_path / "own"), _certificate(tmp_path / "other")
     with _encrypted(steady.port, own) as port:
         with Viewer(f"rtsps://localhost:{port}/cam", ca_file=str(own)) as viewer:

@@ -18,12 +18,12 @@ import pytest
 from pipeline.commands.kafka_check import kafka_findings
 from pipeline.edges.dead_letters import chosen, identity, letters, replay
 from pipeline.edges.delivery import AtLeastOnce, DeadLetter, Delivery, Restored
-from pipeline.edges.kafka_server import KafkaServer
 from pipeline.edges.kafka_settings import FencedError, KafkaSettings, TooLargeError
 from pipeline.edges.kafka_topics import create_topics, read_to_end
 from pipeline.edges.video_messages import Message, VideoMessage
 from pipeline.edges.video_topic import VideoTopic
 from pipeline.errors import PipelineError, SinkError
+from pipeline.servers.kafka_server import KafkaServer
 
 pytestmark = [
     pytest.mark.broker,

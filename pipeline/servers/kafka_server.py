@@ -1,0 +1,89 @@
+"""Apache Kafka on this machine, one node that is broker and controller."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping
+from pathlib import Path
+from uuid import uuid4
+
+from pipeline.errors import PipelineError
+from pipeline.servers.process import LocalServer
+
+JAVA = ("-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+
+
+class KafkaServer(LocalServer):
+    """A broker that is its own controller (KRaft); ``address`` is its bootstrap server."""
+
+    name = "Kafka"
+
+    def __init__(self, home: Path, folder: Path, properties: Mapping[str, str] | None = None) -> None:
+        """Write its configuration and format its data; an existing folder is used again, data and all.
+
+        Args:
+            home: An unpacked Kafka distribution; only its ``libs`` are used.
+            folder: Where to keep everything.
+            properties: Properties of the broker beside, or instead of, the usual ones. ``{port}`` and
+                ``{controller}`` stand for its two ports.
+
+        Raises:
+            PipelineError: There is no Java or no Kafka, or Kafka does not take its configuration.
+        """
+        super().__init__(folder, ports=2)
+        self._home = home.absolute()
+        written = {**_properties(self.folder / "data"), **(properties or {})}
+        text = "".join(f"{name}={value}\n" for name, value in written.items())
+        for name, port in zip(("{port}", "{controller}"), self.ports, strict=True):
+            text = text.replace(name, str(port))
+        (self.folder / "server.properties").write_text(text)
+        if not (self.folder / "data").exists():
+            self._format()
+
+    def _command(self) -> list[str]:
+        return [*self._java(), "kafka.Kafka", "server.properties"]
+
+    def _java(self) -> list[str]:
+        java = shutil.which("java")
+        if java is None or not (self._home / "libs").is_dir():
+            missing = "Java 17" if java is None else f"a folder `libs` in {self._home}"
+            message = f"Kafka cannot be started here: there is no {missing}; set KAFKA_BOOTSTRAP_SERVERS to use another"
+            raise PipelineError(message)
+        logging = self._home / "log4j2.yaml"
+        quiet = [f"-Dlog4j2.configurationFile={logging}"] if logging.exists() else []
+        return [java, *JAVA, *quiet, "-cp", f"{self._home / 'libs'}{os.sep}*"]
+
+    def _format(self) -> None:
+        identity = urlsafe_b64encode(uuid4().bytes).decode().rstrip("=").replace("-", "_")
+        command = [*self._java(), "kafka.tools.StorageTool", "format", "-t", identity, "-c", "server.properties"]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
+        if done.returncode:
+            configuration = self.folder / "server.properties"
+            message = f"Kafka does not take its configuration {configuration}: {done.stderr.strip()}"
+            raise PipelineError(message)
+
+
+def _properties(data: Path) -> dict[str, str]:
+    return {
+        "process.roles": "broker,controller",
+        "node.id": "1",
+        "controller.quorum.voters": "1@127.0.0.1:{controller}",
+        "listeners": "PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
+        "advertised.listeners": "PLAINTEXT://127.0.0.1:{port}",
+        "controller.listener.names": "CONTROLLER",
+        "log.dirs": str(data),
+        "offsets.topic.replication.factor": "1",
+        "offsets.topic.num.partitions": "4",
+        "transaction.state.log.replication.factor": "1",
+        "transaction.state.log.min.isr": "1",
+        "transaction.state.log.num.partitions": "4",
+        "group.initial.rebalance.delay.ms": "0",
+        "auto.create.topics.enable": "false",
+        "message.max.bytes": "10485760",
+        # A broker that was killed is let in again after this time; with the default it waits 9 s more.
+        "broker.session.timeout.ms": "1500",
+        "broker.heartbeat.interval.ms": "300",
+    }

@@ -1,0 +1,183 @@
+"""The whole system on a Ray cluster: stages as deployments, the supervisor with its workers, and the API."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, cast
+
+import ray
+from fastapi import FastAPI
+from ray import serve
+
+from pipeline.edges.kafka_topics import create_topics
+from pipeline.errors import GraphError
+from pipeline.runners.on_ray import APPLICATION, Deployments
+from pipeline.scale import Scale
+from pipeline.serving.api import api
+from pipeline.serving.api_settings import ApiSettings
+from pipeline.serving.streams import NotReadyError, StreamSpec, StreamView, WorkerView
+from pipeline.serving.supervisor import Supervisor
+from pipeline.serving.work import Plan
+
+NAMESPACE = "omote"
+ANSWER_S, CLOSE_S = 20.0, 30.0
+
+
+class RemoteStreams:
+    """The supervisor as others see it, from any process of the cluster; see ``Streams``."""
+
+    def __init__(self, supervisor: Any) -> None:
+        self._supervisor = supervisor
+
+    async def add(self, spec: StreamSpec) -> StreamView:
+        """See ``Streams``."""
+        return cast("StreamView", await self._ask("add", spec))
+
+    async def remove(self, stream: str) -> None:
+        """See ``Streams``."""
+        await self._ask("remove", stream)
+
+    async def streams(self) -> list[StreamView]:
+        """See ``Streams``."""
+        return cast("list[StreamView]", await self._ask("streams"))
+
+    async def stream(self, stream: str) -> StreamView:
+        """See ``Streams``."""
+        return cast("StreamView", await self._ask("stream", stream))
+
+    async def workers(self) -> list[WorkerView]:
+        """See ``Streams``."""
+        return cast("list[WorkerView]", await self._ask("workers"))
+
+    async def _ask(self, method: str, *arguments: Any) -> Any:
+        try:
+            return await asyncio.wait_for(getattr(self._supervisor, method).remote(*arguments), ANSWER_S)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+        except (ray.exceptions.RayError, TimeoutError) as error:
+            message = "the supervisor does not answer; it begins again by itself, so ask again in a moment"
+            raise NotReadyError(message) from error
+
+
+@serve.ingress()
+class Ingress:
+    """Serves the API; where there is no supervisor for this plan yet, it starts one."""
+
+    def __init__(self, plan: Plan, scale: Scale, settings: ApiSettings, application: str) -> None:
+        self._settings = settings
+        self._streams = RemoteStreams(supervisor(plan, scale, application))
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """The app that this replica serves."""
+        return api(self._streams, self._settings.token)
+
+
+@dataclass(frozen=True)
+class System:
+    """What runs.
+
+    Attributes:
+        url: Address of the API.
+        deployments: The stages without state.
+        supervisor: The actor that keeps the workers.
+    """
+
+    url: str
+    deployments: Deployments
+    supervisor: Any
+
+    def streams(self) -> list[StreamView]:
+        """How every stream does.
+
+        Raises:
+            NotReadyError: The supervisor does not answer now.
+        """
+        return asyncio.run(RemoteStreams(self.supervisor).streams())
+
+    def workers(self) -> list[WorkerView]:
+        """How every worker does.
+
+        Raises:
+            NotReadyError: The supervisor does not answer now.
+        """
+        return asyncio.run(RemoteStreams(self.supervisor).workers())
+
+
+def supervisor(plan: Plan, scale: Scale, application: str = APPLICATION) -> Any:
+    """The actor that supervises ``application``: the one that is there if it does the same, else a new one."""
+    actor = _named(plan, scale, application)
+    if not ray.get(actor.does.remote(plan, scale), timeout=ANSWER_S):
+        end(actor)
+        actor = _named(plan, scale, application)
+    return actor
+
+
+def end(actor: Any) -> None:
+    """End a supervisor and its workers, once what is on its way is delivered."""
+    with suppress(ray.exceptions.RayError, TimeoutError):
+        ray.get(actor.close.remote(), timeout=CLOSE_S)
+    ray.kill(actor, no_restart=True)
+
+
+@contextmanager
+def running(
+    plan: Plan, scale: Scale, settings: ApiSettings, *, partitions: int = 4, application: str = APPLICATION
+) -> Iterator[System]:
+    """Everything, on the cluster that is connected; it is taken down at the end of the block.
+
+    Args:
+        plan: What to run, and where from and to.
+        scale: How much of the cluster each part gets.
+        settings: Where the API listens, and whom it lets in.
+        partitions: Of the topics, where they are made.
+        application: Name of the application in Serve, and what the names of actors begin with.
+
+    Raises:
+        GraphError: The cluster cannot hold the graph, or the API cannot listen.
+        SourceError: Kafka does not answer, or does not let us.
+    """
+    create_topics(plan.kafka, partitions)
+    options = {"host": settings.host, "port": settings.port}
+    serve.start(proxy_location="HeadOnly", http_options=options, logging_config={"log_level": "WARNING"})
+    deployments = Deployments(plan.graph, scale, application)
+    try:
+        ingress: Any = cast("Any", serve.deployment)(Ingress, name="api", ray_actor_options={"num_cpus": 0})
+        _run(ingress.bind(plan, scale, settings, application), f"{application}-api")
+        found = ray.get_actor(_name(application), NAMESPACE)
+        try:
+            yield System(f"http://{settings.host}:{settings.port}", deployments, found)
+        finally:
+            end(found)
+            serve.delete(f"{application}-api")
+    finally:
+        deployments.close()
+
+
+def _run(ingress: Any, name: str) -> None:
+    try:
+        serve.run(ingress, name=name, route_prefix="/")
+    except RuntimeError as error:
+        message = f"the API did not start: {str(error).strip().splitlines()[-1]}"
+        raise GraphError(message) from error
+
+
+def _named(plan: Plan, scale: Scale, application: str) -> Any:
+    options: dict[str, Any] = {
+        "name": _name(application),
+        "namespace": NAMESPACE,
+        "lifetime": "detached",  # it outlives the process that asked for it
+        "get_if_exists": True,
+        "max_restarts": -1,
+        "max_task_retries": 0,
+        "max_concurrency": 16,
+        "num_cpus": 0,
+    }
+    actor: Any = ray.remote(Supervisor).options(**options)
+    return actor.remote(plan, scale, application, NAMESPACE)
+
+
+def _name(application: str) -> str:
+    return f"{application}-supervisor"

@@ -1,0 +1,120 @@
+"""Delivers what comes of a stream: records, states and position together, or not at all."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pipeline.edges import Sink
+from pipeline.edges.delivery import DeadLetter, Delivery
+from pipeline.edges.kafka_settings import TooLargeError
+from pipeline.edges.video_messages import BrokerChunk, Poison
+from pipeline.errors import PipelineError, UnavailableError
+from pipeline.graph import Graph, Stage
+from pipeline.packets import Chunk
+from pipeline.state_codec import encode
+from pipeline.walk import Journey
+
+log = logging.getLogger(__name__)
+
+OnDelivered = Callable[[Journey], None]
+
+
+class SetBackError(PipelineError):
+    """A message was passed over that the stages have seen in part: begin again, with the states from before it."""
+
+
+class Courier:
+    """Delivers journeys in order: what a message gave is safe together with the states it left, or not at all."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        delivery: Delivery,
+        states: Mapping[str, Mapping[str, Any]],
+        on_delivered: OnDelivered = lambda journey: None,
+    ) -> None:
+        """Open the sinks that take part.
+
+        Args:
+            graph: Its sinks after stages that are waited for take part; those after stages aside stand alone.
+            delivery: What makes everything safe.
+            states: What was remembered of each stream.
+            on_delivered: Told of each journey that is safe.
+        """
+        self._delivery, self._on_delivered, self._open = delivery, on_delivered, False
+        self._states = {stream: dict(of) for stream, of in states.items()}
+        shared = {"delivery": delivery}
+        self._sinks: list[tuple[tuple[str, ...], Sink[Any]]] = [
+            (sink.after, graph.build(sink, shared)) for sink in hot(graph).values()
+        ]
+        self.failed: dict[str, int] = {}
+
+    def __call__(self, journey: Journey) -> None:
+        """Deliver what came of ``journey``, or put its messages among the dead letters.
+
+        Raises:
+            SetBackError: They are among the dead letters, and the stages must forget that they saw them.
+            UnavailableError: A stage could not be called, which is not the fault of the messages.
+            SinkError: It cannot be made safe; this worker must begin again.
+        """
+        chunk, error = journey.chunk, journey.error
+        if isinstance(chunk, Poison):  # no stage has seen anything of it
+            self._reject(chunk, "read", "SourceError", chunk.reason)
+        elif isinstance(error, UnavailableError):
+            raise error
+        elif error is not None:
+            self._set_back(chunk, getattr(error, "stage", "deliver"), error)
+        else:
+            try:
+                self._deliver(chunk, journey)
+            except TooLargeError as too_large:  # it would be too large again
+                self._set_back(chunk, "deliver", too_large)
+            else:
+                self._on_delivered(journey)
+
+    def close(self) -> None:
+        """Close the sinks; the delivery is closed by whoever opened it."""
+        for _, sink in self._sinks:
+            sink.close()
+
+    def _deliver(self, chunk: Chunk, journey: Journey) -> None:
+        if not self._open:
+            self._delivery.begin()
+            self._open = True
+        remembered = {**self._states.get(chunk.stream, {}), **journey.states}
+        self._states[chunk.stream] = remembered
+        for after, sink in self._sinks:
+            sink.write([packet for up in after for packet in journey.out[up]])
+        if isinstance(chunk, BrokerChunk) and chunk.partial:
+            return
+        states = {chunk.stream: b"" if chunk.last else encode(remembered)}
+        self._delivery.commit(states, chunk.position, chunk.watermark if isinstance(chunk, BrokerChunk) else None)
+        self._open = False
+        if chunk.last:
+            del self._states[chunk.stream]
+
+    def _set_back(self, chunk: Chunk, stage: str, error: PipelineError) -> None:
+        if isinstance(chunk, BrokerChunk):
+            self._reject(chunk, stage, type(error).__name__, str(error))
+            message = f"message {chunk.seq} of stream {chunk.stream!r} is a dead letter: {error}"
+            raise SetBackError(message) from error
+        self._abort()  # a camera does not wait, and its next picture makes up for this one
+        self.failed[stage] = self.failed.get(stage, 0) + len(chunk.units)
+        log.warning("stream %r lost %d units: %s", chunk.stream, len(chunk.units), error)
+
+    def _reject(self, chunk: BrokerChunk, stage: str, error_class: str, error: str) -> None:
+        self._abort()
+        letters = [DeadLetter(message, stage, error_class, error) for message in chunk.messages]
+        self._delivery.reject(letters, chunk.position, chunk.watermark)
+
+    def _abort(self) -> None:
+        if self._open:
+            self._open = False
+            self._delivery.abort()
+
+
+def hot(graph: Graph) -> dict[str, Stage]:
+    """The sinks whose packets are waited for."""
+    return {name: s for name, s in graph.sinks.items() if not any(graph.stages[up].aside for up in s.after)}
