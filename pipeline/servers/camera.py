@@ -40,7 +40,7 @@ class FileCamera(LocalProcess):
             SourceError: There is no video in the file.
         """
         self._clip, self._url, self.log = clip.absolute(), url, log
-        next(_packets(self._clip))
+        check_playable(self._clip)
 
     def _command(self) -> list[str]:
         return [sys.executable, "-m", "pipeline.servers.camera", str(self._clip), self._url]
@@ -73,25 +73,36 @@ def looped(clip: Path) -> Iterator[tuple[av.Packet[Any], float]]:
     Raises:
         SourceError: There is no video in the file.
     """
-    first, end = None, 0
+    end = 0
     for _ in count():
-        shift = end
-        for packet in _packets(clip):
-            first = packet.dts if first is None else first
-            packet.pts, packet.dts = packet.pts - first + shift, packet.dts - first + shift
-            end = packet.dts + packet.duration
-            yield packet, float(packet.dts * packet.time_base)
+        shift, step = None, 1
+        for packet, dts in _packets(clip):
+            shift = end - dts if shift is None else shift
+            step = packet.duration or max(dts + shift - end, step)
+            packet.pts, packet.dts = (packet.pts or 0) + shift, dts + shift
+            end = dts + shift
+            yield packet, float(end * (packet.time_base or 0))
+        end += step
 
 
-def _packets(clip: Path) -> Iterator[av.Packet[Any]]:
-    """The packets of ``clip`` that have a time."""
+def check_playable(clip: Path) -> None:
+    """Look for the first picture.
+
+    Raises:
+        SourceError: There is no video in the file.
+    """
+    next(_packets(clip))
+
+
+def _packets(clip: Path) -> Iterator[tuple[av.Packet[Any], int]]:
+    """The packets of ``clip`` that have a time, and the time at which each is to be decoded."""
     found = False
     try:
         with av.open(str(clip)) as container:
             for packet in container.demux(video=0):
                 if packet.size and packet.pts is not None and packet.dts is not None:
                     found = True
-                    yield packet
+                    yield packet, packet.dts
     except (av.error.FFmpegError, OSError, IndexError) as error:
         message = f"{clip} cannot be played: {error}; give a video file"
         raise SourceError(message) from error

@@ -6,7 +6,8 @@ import os
 import shutil
 import subprocess
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -14,6 +15,7 @@ from pipeline.errors import PipelineError
 from pipeline.servers.process import LocalServer
 
 JAVA = ("-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+IMAGE = "apache/kafka"
 
 
 class KafkaServer(LocalServer):
@@ -37,9 +39,7 @@ class KafkaServer(LocalServer):
         self._home = home.absolute()
         written = {**_properties(self.folder / "data"), **(properties or {})}
         text = "".join(f"{name}={value}\n" for name, value in written.items())
-        for name, port in zip(("{port}", "{controller}"), self.ports, strict=True):
-            text = text.replace(name, str(port))
-        (self.folder / "server.properties").write_text(text)
+        (self.folder / "server.properties").write_text(_with_ports(text, self.ports))
         if not (self.folder / "data").exists():
             self._format()
 
@@ -64,6 +64,65 @@ class KafkaServer(LocalServer):
             configuration = self.folder / "server.properties"
             message = f"Kafka does not take its configuration {configuration}: {done.stderr.strip()}"
             raise PipelineError(message)
+
+
+class KafkaContainer(LocalServer):
+    """A broker in a container of Docker; ``address`` is its bootstrap server. Its data go when it is stopped."""
+
+    name, start_s = "Kafka in Docker", 300.0  # its image may have to be fetched
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, ports=2)
+        self._container = f"omote-kafka-{self.port}"
+
+    def kill(self) -> None:
+        """Kill the container too, which does not go with the client that runs it."""
+        running = bool(self.pid)
+        super().kill()
+        if running:
+            subprocess.run(["docker", "kill", self._container], capture_output=True, check=False)
+
+    def _command(self) -> list[str]:
+        given = {
+            **_properties(Path("/var/lib/kafka/data")),
+            "listeners": "PLAINTEXT://:{port},CONTROLLER://:{controller}",
+        }
+        written = {name.upper().replace(".", "_"): _with_ports(value, self.ports) for name, value in given.items()}
+        variables = [word for name, value in written.items() for word in ("--env", f"KAFKA_{name}={value}")]
+        door = f"127.0.0.1:{self.port}:{self.port}"
+        return ["docker", "run", "--rm", "--name", self._container, "--publish", door, *variables, IMAGE]
+
+
+def local_kafka(folder: Path) -> KafkaServer | KafkaContainer:
+    """The broker that can be started on this machine, not started yet; it keeps its data in ``folder``.
+
+    The distribution that ``OMOTE_KAFKA_HOME`` names, else one that was unpacked into the cache, else Docker.
+
+    Raises:
+        PipelineError: There is none of them.
+    """
+    if named := os.environ.get("OMOTE_KAFKA_HOME"):
+        return KafkaServer(Path(named), folder)
+    cache = Path(os.environ.get("OMOTE_CACHE") or Path.home() / ".cache" / "omote")
+    if (homes := sorted(cache.glob("kafka*/libs"))) and shutil.which("java"):
+        return KafkaServer(homes[-1].parent, folder)
+    if _docker_runs():
+        return KafkaContainer(folder)
+    message = (
+        "there is no Kafka: set KAFKA_BOOTSTRAP_SERVERS to a broker that runs, or unpack Apache Kafka into "
+        f"{cache} or where OMOTE_KAFKA_HOME says (it needs Java 17), or start Docker"
+    )
+    raise PipelineError(message)
+
+
+def _with_ports(text: str, ports: Sequence[int]) -> str:
+    return text.replace("{port}", str(ports[0])).replace("{controller}", str(ports[1]))
+
+
+def _docker_runs() -> bool:
+    with suppress(OSError, subprocess.TimeoutExpired):
+        return subprocess.run(["docker", "info"], capture_output=True, timeout=5, check=False).returncode == 0
+    return False
 
 
 def _properties(data: Path) -> dict[str, str]:

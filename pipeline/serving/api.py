@@ -253,6 +253,7 @@ def api(
         ],
         generate_unique_id_function=lambda route: route.name,
         redoc_url=None,
+        redirect_slashes=False,
     )
     find = streams if callable(streams) else lambda: streams
     app.state.desk = Desk(find, token, answer_s, ready_s)

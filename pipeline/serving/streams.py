@@ -73,35 +73,17 @@ class StreamView(BaseModel):
         dropped: Units left out, by reason.
     """
 
-    model_config = ConfigDict(
-        frozen=True,
-        json_schema_extra={
-            "examples": [
-                {
-                    "id": "lobby",
-                    "source": "rtsp",
-                    "state": "reconnecting",
-                    "reason": "nothing listens at this host and port",
-                    "epoch": 3,
-                    "last_pts_ns": 61_480_000_000,
-                    "since": "2026-11-03T12:30:00Z",
-                    "worker": "camera-lobby",
-                    "frames": 1537,
-                    "dropped": {"behind": 24},
-                }
-            ]
-        },
-    )
-    id: str
+    model_config = ConfigDict(frozen=True)
+    id: str = Field(examples=["lobby"])
     source: Literal["kafka", "rtsp"]
     state: State
-    reason: str = ""
-    epoch: int = 0
-    last_pts_ns: int = 0
+    reason: str = Field(default="", examples=["nothing listens at this host and port"])
+    epoch: int = Field(default=0, examples=[3])
+    last_pts_ns: int = Field(default=0, examples=[61_480_000_000])
     since: datetime
-    worker: str = ""
-    frames: int = 0
-    dropped: dict[str, int] = {}
+    worker: str = Field(default="", examples=["camera-lobby"])
+    frames: int = Field(default=0, examples=[1537])
+    dropped: dict[str, int] = Field(default={}, examples=[{"late": 24}])
 
 
 class WorkerView(BaseModel):
@@ -117,25 +99,11 @@ class WorkerView(BaseModel):
         idle_s: Seconds since it last made progress: a wait for video that is not there yet is progress, too.
     """
 
-    model_config = ConfigDict(
-        frozen=True,
-        json_schema_extra={
-            "examples": [
-                {
-                    "name": "camera-lobby",
-                    "state": "waiting",
-                    "reason": "no Kafka answers at localhost:9092",
-                    "pid": 4711,
-                    "node": "8f2c",
-                    "idle_s": 1.5,
-                }
-            ]
-        },
-    )
-    name: str
+    model_config = ConfigDict(frozen=True)
+    name: str = Field(examples=["camera-lobby"])
     state: Literal["starting", "running", "waiting"]
-    reason: str = ""
-    pid: int = 0
+    reason: str = Field(default="", examples=["no Kafka answers at localhost:9092"])
+    pid: int = Field(default=0, examples=[4711])
     node: str = ""
     idle_s: float = 0.0
 

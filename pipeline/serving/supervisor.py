@@ -36,6 +36,7 @@ from pipeline.serving.streams import (
 from pipeline.serving.work import Plan
 
 LOOK_S, ANSWER_S = 0.5, 3.0
+REMOVE_S = 5.0
 SILENT_S = 60.0  # a worker that does not answer for so long is killed, and Ray starts another
 PARTITIONS_S = 30.0
 SETTLE_S = 15.0  # between two moves of workers from node to node
@@ -101,7 +102,7 @@ class Supervisor:
                 message = f"no camera {stream!r} was added; `omote streams list` shows those that were"
                 raise UnknownStreamError(message)
             self._cameras.pop(stream, None)
-            self._end(f"camera-{stream}")
+            self._end(f"camera-{stream}", patience_s=REMOVE_S)
 
     def streams(self) -> list[StreamView]:
         """See ``Streams.streams``."""
@@ -257,12 +258,12 @@ class Supervisor:
             self._reports.pop(name, None)
             ray.kill(self._workers[name], no_restart=False)
 
-    def _end(self, *names: str) -> None:
-        """Let workers finish, all at once, and take them away."""
+    def _end(self, *names: str, patience_s: float = FINISH_S) -> None:
+        """Let workers finish, all at once, and take them away; what is not delivered by then never counts."""
         workers = {name: self._workers[name] for name in names if name in self._workers}
         stopping = [worker.stop.remote() for worker in workers.values()]
         if stopping:
-            ray.wait(stopping, num_returns=len(stopping), timeout=FINISH_S + ANSWER_S)
+            ray.wait(stopping, num_returns=len(stopping), timeout=patience_s)
         for name, worker in workers.items():
             with suppress(ray.exceptions.RayError, ValueError):
                 ray.kill(worker, no_restart=True)

@@ -22,6 +22,7 @@ from tests.support.cameras import Studio
 from pipeline.__main__ import main
 from pipeline.edges.kafka_settings import KafkaSettings
 from pipeline.edges.kafka_topics import create_topics, read_to_end
+from pipeline.edges.status_topic import last_statuses
 from pipeline.edges.video_messages import VideoMessage
 from pipeline.graph import load
 from pipeline.scale import load_scale
@@ -235,3 +236,62 @@ def system_workers(system: System) -> list[Any]:
         except Exception:
             time.sleep(0.3)
     return []
+
+
+@pytest.fixture
+def api(system: System) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=system.url, timeout=15) as client:
+        yield client
+        for view in client.get("/v1/streams").json()["streams"]:
+            if view["source"] == "rtsp":
+                client.delete(f"/v1/streams/{view['id']}")
+
+
+def until(state: str, stream: str, api: httpx.Client, limit_s: float = 40, epoch: int = 0) -> dict[str, Any]:
+    """The view of a stream, once it is in this state and in a later epoch than ``epoch``."""
+    deadline, view = time.monotonic() + limit_s, {}
+    while time.monotonic() < deadline:
+        answer = api.get(f"/v1/streams/{stream}")
+        view = answer.json()
+        if answer.status_code == 200 and view["state"] == state and view["epoch"] >= epoch:
+            return view
+        time.sleep(0.2)
+    pytest.fail(f"stream {stream} did not become {state}: {view}")
+
+
+def test_a_camera_is_added_comes_back_after_its_server_was_killed_and_is_removed(
+    system: System, plan: Plan, rtsp: Studio, api: httpx.Client
+) -> None:
+    assert api.post("/v1/streams", json={"id": "cam", "url": rtsp.url()}).status_code == 201
+    assert api.post("/v1/streams", json={"id": "cam", "url": rtsp.url()}).status_code == 409
+    first = until("online", "cam", api)
+    os.kill(process_of("camera-cam", system), signal.SIGKILL)
+    second = until("online", "cam", api, epoch=first["epoch"] + 1)
+    rtsp.kill()
+    until("reconnecting", "cam", api)
+    rtsp.start()
+    third = until("online", "cam", api, epoch=second["epoch"] + 1)
+    assert third["epoch"] == first["epoch"] + 2
+    assert api.delete("/v1/streams/cam").status_code == 204
+    assert api.get("/v1/streams/cam").status_code == 404
+    found = records(plan.kafka, ["cam"])["cam"]
+    stands = [(record["stream"]["epoch"], record["frame"]["seq"]) for record in found]
+    assert stands == sorted(set(stands)), "a frame came twice, or out of order"
+    assert {epoch for epoch, _ in stands} == {first["epoch"], second["epoch"], third["epoch"]}
+    assert {record["stream"]["source"] for record in found} == {"rtsp"}
+
+
+def test_one_camera_too_many_is_rejected_with_a_reason_and_nobody_else_notices(
+    system: System, plan: Plan, rtsp: Studio, api: httpx.Client
+) -> None:
+    for name in ("one", "two"):
+        assert api.post("/v1/streams", json={"id": name, "url": rtsp.url()}).status_code == 201
+    seen = {name: until("online", name, api)["epoch"] for name in ("one", "two")}
+    refused = api.post("/v1/streams", json={"id": "three", "url": rtsp.url()})
+    assert refused.status_code == 503
+    assert "2 cameras are watched" in refused.json()["detail"]
+    assert api.get("/v1/streams/three").json()["state"] == "rejected"
+    time.sleep(2)
+    assert {name: until("online", name, api)["epoch"] for name in seen} == seen
+    told = last_statuses(plan.kafka)
+    assert (told["three"].state, told["one"].state) == ("rejected", "online")

@@ -24,7 +24,7 @@ from pipeline.edges.delivery import DeadLetter, Delivery
 from pipeline.edges.from_kafka import KafkaSource
 from pipeline.edges.kafka_settings import KafkaSettings
 from pipeline.edges.kafka_topics import read_to_end
-from pipeline.edges.to_kafka import KafkaSink
+from pipeline.edges.to_kafka import KafkaSink, headers, place
 from pipeline.edges.video_messages import BrokerChunk, Message, read
 from pipeline.errors import PipelineError
 from pipeline.records import (
@@ -41,6 +41,7 @@ from pipeline.records import (
     WindowRecord,
 )
 from pipeline.testing import noise
+from tests.support.sample_records import SAMPLES
 
 pytestmark = [
     pytest.mark.broker,
@@ -160,6 +161,51 @@ def test_records_come_as_a_table(omote: Omote, settings: KafkaSettings) -> None:
     assert rows[1].split(maxsplit=5) == ["annotations", "street", "3", "0.12", "s", rows[1].split(maxsplit=5)[-1]]
     assert "1: ada 0.71 · happy · masked" in rows[1]
     assert "1: unknown" in rows[2]
+
+
+def test_versions_of_the_future_are_told_in_their_place_and_the_next_record_is_shown(
+    omote: Omote, settings: KafkaSettings, tmp_path: Path
+) -> None:
+    later = json.loads(record(1, 0).model_dump_json()) | {"record": "omote.frame/1.1", "weather": "rain"}
+    future = {"record": "omote.frame/2.0", "people": 3}
+    lines = [json.dumps(later), json.dumps(future), "\ufffd", record(2, 0).model_dump_json()]
+    producer = settings.producer()
+    for line in lines:
+        producer.send(
+            settings.topic("annotations"), line.encode(), b"street", [("content-type", b"application/json")], 0
+        )
+    producer.flush()
+    producer.close()
+    common = ("--topics", "annotations", "--from", "beginning", "--timeout", 0.5)
+    rows = omote("consume", *common).stdout.splitlines()[1:]
+    assert "1: ada 0.71" in rows[0]
+    assert "omote.frame/2.0 came and this omote understands omote.frame/1; upgrade it" in rows[1]
+    assert "what came is no record, for it is no JSON" in rows[2]
+    assert "1: ada 0.71" in rows[3]
+    assert omote("consume", *common, "--as", "jsonl").stdout.splitlines() == lines
+    drawn = omote("consume", *common, "--as", "mp4", "--out", tmp_path / "drawn.mp4")
+    assert drawn.exit_code == 0
+    assert "left out: omote.frame/2.0 came" in drawn.stderr
+
+
+def test_every_kind_of_record_has_its_words(omote: Omote, settings: KafkaSettings) -> None:
+    producer = settings.producer()
+    for each in SAMPLES.values():
+        where = place(each)
+        topic = settings.topic(where.topic)
+        producer.send(topic, each.model_dump_json().encode(), b"gate", headers(each, where), 0)
+    producer.flush()
+    producer.close()
+    topics = "annotations,tracks,matches,explanations,streams.status"
+    shown = omote("consume", "--topics", topics, "--from", "beginning", "--timeout", 0.5).stdout
+    for words_of in (
+        "1: ada 0.71 · happy · masked",
+        "new gate:3:1: known ada, masked, happy",
+        "gate:3:1 is ada (0.71)",
+        "gate:3:1: why ada (cosine_contributions)",
+        "reconnecting · the server has fallen silent",
+    ):
+        assert words_of in shown
 
 
 def test_records_are_drawn_on_the_video_they_belong_to(

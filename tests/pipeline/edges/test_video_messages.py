@@ -239,6 +239,8 @@ def test_a_message_means_what_its_headers_say() -> None:
     assert read(as_message(video, 0)) == video
     bare = Message("video", 0, 0, b"cam", b"data")
     assert read(bare) == VideoMessage("cam", 0, 0, 0, "video/mp2t", b"data")
+    for schema in (b"omote.video/1.9", b"urn:their-own"):
+        assert read(replace(bare, headers=(("schema", schema),))) == read(bare)
 
 
 @pytest.mark.parametrize(
@@ -249,6 +251,18 @@ def test_a_message_means_what_its_headers_say() -> None:
         (
             Message("video", 0, 0, b"cam", b"x", (("content-type", b"video/avi"),)),
             "content-type 'video/avi' is not one",
+        ),
+        (
+            Message("video", 0, 0, b"cam", b"x", (("schema", b"omote.video/2.0"),)),
+            "omote.video/2.0 came and this omote understands omote.video/1; upgrade it",
+        ),
+        (
+            Message("video", 0, 0, b"cam", b"x", (("ce_dataschema", b"omote.video/3.1"),)),
+            "omote.video/3.1 came and this omote understands omote.video/1; upgrade it",
+        ),
+        (
+            Message("video", 0, 0, b"cam", b"x", (("ce_dataschema", b"omote.frame/1.0"),)),
+            "'omote.frame/1.0' names nothing that can be read here; this omote understands omote.video/1",
         ),
         (Message("video", 0, 0, b"cam", b"x", (("seq", b"7th"),)), "header 'seq' must be a whole number, got '7th'"),
         (Message("video", 0, 0, b"cam", b"\xff\xfe"), "message 0 of stream 'cam' is no video/mp2t"),

@@ -1,0 +1,259 @@
+"""``omote up``: everything on this machine with no configuration, until Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.commands.broker import settings
+from pipeline.commands.options import Device, Engine, Values, loaded
+from pipeline.commands.serve import ScaleFile, watch
+from pipeline.errors import GraphError, PipelineError, SourceError
+from pipeline.redact import redact
+from pipeline.scale import Scale, load_scale
+from pipeline.servers.process import LocalProcess, free_ports, listens
+
+if TYPE_CHECKING:
+    from pipeline.commands.streams import Api
+    from pipeline.edges.kafka_settings import KafkaSettings
+    from pipeline.graph import Graph
+    from pipeline.serving.api_settings import ApiSettings
+    from pipeline.serving.application import System
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+GRAPH, SCALE = DEPLOY / "graphs" / "faces.yaml", DEPLOY / "scale" / "laptop.yaml"
+CLIPS = ("demo/demo.mp4", "assets/single_face.mp4", "*/*.mp4")  # in the cache, the best one first
+CAMERA, CLIP = "camera", "clip"  # ids of the two streams
+API_PORT = 8000
+STARTED, FOUND = "started here", "was there"
+
+Started = TypeVar("Started", bound=LocalProcess)
+
+
+def up(
+    variables: Values = None,
+    graph: Annotated[Path, typer.Option(help="The YAML file that declares the graph.")] = GRAPH,
+    scale: ScaleFile = None,
+    clip: Annotated[Path | None, typer.Option(help="What the camera and the topic show; the demo's video.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Where servers keep their data; nowhere if not given.")] = None,
+    device: Device = "auto",
+    engine: Engine = "auto",
+) -> None:
+    """Find or start Redis, Kafka, a camera and Ray, analyse two streams, and say where to look; Ctrl-C ends it all."""
+    if not graph.is_file():
+        message = f"there is no graph {graph}; name one with --graph"
+        raise GraphError(message)
+    console = Console(stderr=True, highlight=False)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C
+    try:
+        with ExitStack() as parts:
+            parts.callback(console.print, "everything that was started here has ended")
+            laptop = Laptop(console, parts, clip or _clip(), data)
+            system = laptop.bring_up(loaded(graph, variables, device, engine), _scale(scale))
+            parts.callback(console.print, "ending")
+            watch(console, system)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What runs, where, and what to do with it."""
+
+    name: str
+    where: str
+    note: str = ""
+
+
+class Publication(LocalProcess):
+    """``omote publish``: a clip to the video topic, for ever and in real time."""
+
+    name = "omote publish"
+
+    def __init__(self, clip: Path, kafka: KafkaSettings, folder: Path) -> None:
+        self._arguments = [str(clip), "--servers", kafka.servers, "--prefix", kafka.prefix]
+        self.log = folder / "publish.log"
+
+    def _command(self) -> list[str]:
+        verb = [sys.executable, "-m", "pipeline", "publish"]
+        return [*verb, *self._arguments, "--stream", CLIP, "--loop", "0", "--partitions", "1"]
+
+
+class Laptop:
+    """The parts on this machine, each begun before those that need it, and ended after them."""
+
+    def __init__(self, console: Console, parts: ExitStack, clip: Path, data: Path | None) -> None:
+        """Nothing is started yet.
+
+        Args:
+            console: Is told of every part.
+            parts: Ends them.
+            clip: What to show.
+            data: Where servers keep their data; a folder that goes with them if None.
+
+        Raises:
+            SourceError: There is no video in the clip.
+        """
+        from pipeline.servers.camera import check_playable  # noqa: PLC0415  (av is slow to load)
+
+        check_playable(clip)
+        self._console, self._parts, self._clip = console, parts, clip.absolute()
+        temporary = TemporaryDirectory(prefix="omote-", ignore_cleanup_errors=True)
+        self._folder = Path(parts.enter_context(temporary)) if data is None else data.absolute()
+        self._told: list[Part] = []
+
+    def bring_up(self, graph: Graph, scale: Scale) -> System:
+        """Begin with everything, and print what runs.
+
+        Raises:
+            PipelineError: A part is missing or does not start.
+        """
+        redis, kafka, camera = self._redis(), self._kafka(), self._camera()
+        system = self._system(graph, scale, redis, kafka)
+        self._start(Publication(self._clip, kafka, self._folder))
+        self._tell(f"stream {CLIP}", kafka.topic("video"), f"{self._clip.name} in a loop, by `omote publish`")
+        if camera:
+            self._watch(system.url, camera)
+        self._show(kafka, system.url)
+        return system
+
+    def _redis(self) -> str:
+        from pipeline.servers.redis_server import RedisServer  # noqa: PLC0415
+
+        if found := os.environ.get("REDIS_URL"):
+            self._tell("Redis", redact(found), FOUND)
+            return found
+        url = self._start(RedisServer(self._folder / "redis")).url
+        self._tell("Redis", url, STARTED)
+        return url
+
+    def _kafka(self) -> KafkaSettings:
+        from pipeline.servers.kafka_server import local_kafka  # noqa: PLC0415
+
+        if os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
+            found = settings("")
+            self._tell("Kafka", found.servers, FOUND)
+            return found
+        started = settings(self._start(local_kafka(self._folder / "kafka")).address)
+        self._tell("Kafka", started.servers, STARTED)
+        return started
+
+    def _camera(self) -> str:
+        """The address of a camera, none if no RTSP server can be had."""
+        from pipeline.servers.camera import FileCamera  # noqa: PLC0415  (av is slow to load)
+        from pipeline.servers.rtsp_server import RtspServer  # noqa: PLC0415
+
+        try:
+            server = RtspServer(self._folder / "go2rtc", [CAMERA])
+        except PipelineError as error:
+            self._tell("camera", "none", str(error))
+            return ""
+        url = self._start(server).url(CAMERA)
+        self._start(FileCamera(self._clip, url, self._folder / "camera.log"))
+        self._tell("camera", url, f"{STARTED}, plays {self._clip.name}")
+        return url
+
+    def _system(self, graph: Graph, scale: Scale, redis: str, kafka: KafkaSettings) -> System:
+        try:
+            from pipeline.edges.kafka_topics import create_topics  # noqa: PLC0415  (extras)
+            from pipeline.edges.redis_registry import redis_url  # noqa: PLC0415
+            from pipeline.runners.on_ray import cluster  # noqa: PLC0415
+            from pipeline.serving.application import running  # noqa: PLC0415
+            from pipeline.serving.work import Plan  # noqa: PLC0415
+        except ImportError as error:
+            message = f"{error.name} is not installed here: install omote[ray,kafka]"
+            raise GraphError(message) from error
+        plan = Plan(graph, kafka, redis_url(redis))
+        with closing(plan.registry()) as registry:
+            registry.values()  # what was found may not answer
+        create_topics(kafka, 1)
+        with self._console.status("starting Ray"):
+            self._parts.enter_context(cluster())
+        self._tell("Ray", "this machine", STARTED)
+        with self._console.status("starting the graph"):
+            system = self._parts.enter_context(running(plan, scale, _api(), partitions=1))
+        self._tell("graph", ", ".join(graph.order), STARTED)
+        return system
+
+    def _watch(self, api: str, camera: str) -> None:
+        """Add the camera as a stream, and take it away in the end."""
+        from pipeline.commands.streams import connected  # noqa: PLC0415
+        from pipeline.serving.streams import StreamSpec  # noqa: PLC0415
+
+        streams = self._parts.enter_context(connected(api))
+        try:
+            streams.add(StreamSpec(id=CAMERA, url=camera))
+        except PipelineError as error:  # all the rest is of use without it
+            self._tell(f"stream {CAMERA}", "not added", str(error))
+            return
+        self._parts.callback(_remove, streams)
+        self._tell(f"stream {CAMERA}", camera, "the camera, through the API")
+
+    def _start(self, part: Started) -> Started:
+        with self._console.status(f"starting {part.name}"):
+            self._parts.enter_context(part)
+        return part
+
+    def _tell(self, name: str, where: str, note: str) -> None:
+        self._told.append(Part(name, where, note))
+        self._console.print(f"{name}: {where} ({note})", markup=False, soft_wrap=True)
+
+    def _show(self, kafka: KafkaSettings, api: str) -> None:
+        """A table of what runs, and what to look at."""
+        elsewhere = "" if api.endswith(f":{API_PORT}") else f" --api {api}"
+        looks = [
+            Part("records", f"omote consume --servers {kafka.servers}", "as a table; --as jsonl or mp4"),
+            Part("streams", f"omote streams list{elsewhere}", "how each stream does"),
+            Part("API", f"{api}/docs", "what can be asked"),
+            Part("end", "Ctrl-C", "ends only what was started here"),
+        ]
+        for title, parts in (("what runs", self._told), ("what to look at", looks)):
+            table = Table(title=title, title_justify="left", show_header=False)
+            for part in parts:
+                table.add_row(*(Text(cell, overflow="fold") for cell in (part.name, part.where, part.note)))
+            self._console.print(table)
+
+
+def _clip() -> Path:
+    """The best clip of the cache.
+
+    Raises:
+        SourceError: There is none.
+    """
+    cache = Path(os.environ.get("OMOTE_CACHE") or Path.home() / ".cache" / "omote")
+    found = next((path for pattern in CLIPS for path in sorted(cache.glob(pattern))), None)
+    if found is None:
+        message = f"there is no clip in {cache}: give --clip FILE, or run `omote models pull`"
+        raise SourceError(message)
+    return found
+
+
+def _scale(given: Path | None) -> Scale:
+    file = given or (SCALE if SCALE.is_file() else None)
+    return load_scale(file) if file else Scale()
+
+
+def _api() -> ApiSettings:
+    """Where the API listens: at its usual port, at another one if that is taken and nobody asked for it."""
+    from pipeline.serving.api_settings import ApiSettings  # noqa: PLC0415
+
+    taken = listens(API_PORT) and not os.environ.get("OMOTE_API_PORT")
+    return ApiSettings.from_environment(**({"port": free_ports(1)[0]} if taken else {}))
+
+
+def _remove(streams: Api) -> None:
+    with suppress(PipelineError):  # what runs is about to end anyway
+        streams.remove(CAMERA)
