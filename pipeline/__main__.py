@@ -7,13 +7,14 @@ from importlib.metadata import entry_points
 
 import typer
 
-from pipeline.commands import dlq
+from pipeline.commands import dlq, streams
 from pipeline.commands.bench import bench
 from pipeline.commands.consume import consume
 from pipeline.commands.doctor import doctor
 from pipeline.commands.enrol import enrol
 from pipeline.commands.publish import publish
 from pipeline.commands.run import run
+from pipeline.commands.schema import schema
 from pipeline.commands.serve import serve
 from pipeline.commands.show import check, show
 from pipeline.errors import PipelineError
@@ -25,9 +26,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (check, show, run, bench, enrol, publish, serve, consume, doctor):
+for verb in (check, show, run, bench, enrol, publish, serve, consume, schema, doctor):
     app.command()(verb)
 app.add_typer(dlq.app, name="dlq")
+app.add_typer(streams.app, name="streams")
 # Commands of packages that the engine does not know, such as `omote models`, come in by their entry points.
 for point in entry_points(group="omote.commands"):
     app.add_typer(point.load(), name=point.name)

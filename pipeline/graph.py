@@ -6,7 +6,8 @@ import inspect
 import os
 import re
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
@@ -73,6 +74,7 @@ class Graph:
     policy: Policy = field(default_factory=Policy)
     compute: Compute = field(default_factory=Compute)
     order: tuple[str, ...] = field(init=False)
+    with_state: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
         if not self.stages:
@@ -91,14 +93,20 @@ class Graph:
             message = f"stages form a cycle: {' -> '.join(reversed(error.args[1]))}; remove one `after`"
             raise GraphError(message) from error
         object.__setattr__(self, "order", order)
+        with_state = frozenset(name for name in order if issubclass(find(self.stages[name].use), KeyedOperator))
+        object.__setattr__(self, "with_state", with_state)
         self._check_packets()
 
     def __iter__(self) -> Iterator[tuple[str, Stage]]:
         return ((name, self.stages[name]) for name in self.order)
 
     def keyed(self, name: str) -> bool:
-        """Whether the stage keeps state and must meet the batches of a stream in order."""
-        return issubclass(find(self.stages[name].use), KeyedOperator)
+        """Whether the stage keeps state and must meet the batches of a stream in order.
+
+        It was found out when the graph was declared: a process that only passes a graph on, or runs a part of it,
+        does not load the others' nets to answer.
+        """
+        return name in self.with_state
 
     def build(self, part: Part, shared: Mapping[str, Any] | None = None) -> Any:
         """The object a part declares. Call it where it is to run.
@@ -134,6 +142,12 @@ class Graph:
                 needed.update(self.stages[stage].after)
         stages = {n: s for n, s in self.stages.items() if n in needed}
         return Graph(stages, self.source, policy=self.policy, compute=self.compute)
+
+    def only_sinks(self, names: Iterable[str]) -> Graph:
+        """The same graph with these sinks alone; what was checked is not checked again."""
+        fewer = copy(self)
+        object.__setattr__(fewer, "sinks", {name: self.sinks[name] for name in names})
+        return fewer
 
     def _check_packets(self) -> None:
         given = self.gives()

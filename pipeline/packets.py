@@ -1,9 +1,8 @@
 """What flows between operators. Packets are frozen: an operator returns new ones, it never edits its input.
 
-A packet grows by type: ``Face`` → ``TrackedFace`` → ``BareFace`` → ``EmbeddedFace`` →
-``IdentifiedFace`` → ``EncodedFace`` → ``FeltFace``. A field that a stage adds is always there
-after that stage. Where a stage may rightly have nothing to say about a face (no restoration was
-asked for, this frame was no best shot), the field's type says so and its comment says when.
+A packet grows by type: ``Face`` → ``TrackedFace`` → ``BareFace`` → ``EmbeddedFace`` → ``IdentifiedFace`` →
+``EncodedFace`` → ``FeltFace``. A field that a stage adds is always there after that stage. Where a stage may rightly
+have nothing to say about a face (no restoration was asked for), the field's type says so and its comment says when.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ Floats = NDArray[np.float32]
 CROP = 128  # side of an aligned face crop, pixels
 CROP_MARGIN = 8  # the 112-pixel ArcFace template lies this far inside the crop
 EMOTIONS = ("neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
-
 Origin = Literal["file", "kafka", "rtsp"]  # how a stream comes in; a camera of this machine is a file
 
 
@@ -154,8 +152,7 @@ class Quality:
         blur: In [0, 1], 0 is sharp.
         yaw: Degrees, estimated from the landmarks; negative where the nose points to the picture's left.
         size_px: Length of the longer side of the box.
-        reasons: Why the face failed the gate; empty where it passed. Of ``small``, ``blurred``,
-            ``turned``, ``cut_off`` and ``predicted``.
+        reasons: Why the face failed the gate, of ``small``, ``blurred``, ``turned``, ``cut_off``, ``predicted``.
     """
 
     score: float

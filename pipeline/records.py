@@ -233,7 +233,7 @@ class FrameRecord(Record):
     """One analysed frame. Frames without a face have a record too.
 
     Attributes:
-        timings_ms: Time spent by stage, milliseconds.
+        timings_ms: What its batch of frames took in each stage, milliseconds; `e2e` from reading it to here.
     """
 
     record: Literal["omote.frame/1.0"] = "omote.frame/1.0"

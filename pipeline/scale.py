@@ -43,6 +43,7 @@ class Scale(BaseModel):
     Attributes:
         stages: By name; stages that are not named take the defaults.
         chain: Groups of stages that share their replicas, and so their device.
+        here: Stages without state that stay with the stream, for they do less than a call of them would.
         upscale_delay_s: How long demand must last before replicas are added.
         downscale_delay_s: How long it must be gone before they are removed.
         patience_s: How long a deployment may take to be ready.
@@ -56,6 +57,7 @@ class Scale(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     stages: dict[str, StageScale] = Field(default_factory=dict)
     chain: tuple[tuple[str, ...], ...] = ()
+    here: tuple[str, ...] = ()
     upscale_delay_s: float = Field(default=1.0, ge=0)
     downscale_delay_s: float = Field(default=5.0, ge=0)
     patience_s: float = Field(default=60.0, gt=0)
@@ -72,12 +74,12 @@ class Scale(BaseModel):
             GraphError: The file names a stage that the graph has not, or that keeps state, or one twice.
         """
         pure = [name for name in graph.order if not graph.keyed(name)]
-        named = [name for chain in self.chain for name in chain]
+        named = [*self.here, *(name for chain in self.chain for name in chain)]
         if stray := sorted({*named, *self.stages} - set(pure)):
             message = f"the scale names {stray}, but the stages that can be deployed are {pure}"
             raise GraphError(message)
         if twice := sorted({name for name in named if named.count(name) > 1}):
-            message = f"the scale chains {twice} twice"
+            message = f"the scale names {twice} twice; a stage is in one `chain` or `here`"
             raise GraphError(message)
         alone = [(name,) for name in pure if name not in named]
         return {"-".join(chain): tuple(chain) for chain in (*self.chain, *alone)}

@@ -1,20 +1,23 @@
-"""Doubles for the edges, for our tests and for those of whoever writes an operator."""
+"""Doubles for edges and operators, for our tests and for those of whoever writes an operator."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from pipeline.edges import Sink, Source
+from pipeline.errors import GraphError
 from pipeline.operator import Operator
 from pipeline.packets import (
     EMOTIONS,
     Chunk,
     Codec,
+    DrawnFrame,
     Emotion,
     Face,
     Floats,
@@ -76,6 +79,52 @@ class Pause(Operator[AnyPacket, AnyPacket]):
     def __call__(self, batch: Sequence[AnyPacket]) -> list[AnyPacket]:
         time.sleep(self._seconds * (batch[0].seq * 7 % 10) / 10 if batch else 0)
         return list(batch)
+
+
+class Fragile(Operator[AnyPacket, AnyPacket]):
+    """Raises ``error`` when it meets one of the packets numbered ``at``; gives all others as they are."""
+
+    def __init__(self, at: Collection[int] = (), error: type[Exception] = ValueError) -> None:
+        self._at, self._error = at, error
+
+    def __call__(self, batch: Sequence[AnyPacket]) -> list[AnyPacket]:
+        for packet in batch:
+            if packet.seq in self._at:
+                message = f"frame {packet.seq} is cursed"
+                raise self._error(message)
+        return list(batch)
+
+
+class Sketch(Operator[Frame, DrawnFrame]):
+    """Gives one pixel of each frame, after ``seconds``: slow work that leaves something small."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._seconds = seconds
+
+    def __call__(self, batch: Sequence[Frame]) -> list[DrawnFrame]:
+        time.sleep(self._seconds)
+        return [DrawnFrame(f.stream, f.epoch, f.seq, f.pts_ns, f.image[:1, :1].copy()) for f in batch]
+
+
+class Logged(Operator[AnyPacket, AnyPacket]):
+    """Writes into the file ``log`` when it is built and when it is closed, in whichever process that is."""
+
+    def __init__(self, name: str, log: str, fails: bool = False) -> None:
+        if fails:
+            message = f"{name} cannot be built"
+            raise GraphError(message)
+        self._name, self._log = name, Path(log)
+        self._write("built")
+
+    def __call__(self, batch: Sequence[AnyPacket]) -> list[AnyPacket]:
+        return list(batch)
+
+    def close(self) -> None:
+        self._write("closed")
+
+    def _write(self, what: str) -> None:
+        with self._log.open("a") as log:
+            log.write(f"{what} {self._name}\n")
 
 
 def raw_chunks(images: Sequence[np.ndarray[Any, Any]], stream: str = "camera", units: int = 4) -> list[Chunk]:

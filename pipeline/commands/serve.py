@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,7 +55,14 @@ def serve(
     plan = Plan(declared, found, redis_url(redis), group)
     wanted, api = load_scale(scale) if scale else Scale(), ApiSettings.from_environment()
     console = Console(stderr=True)
-    with _terminable(), cluster(address), running(plan, wanted, api, partitions=partitions) as system:
+    # Ray writes to the standard output whenever a process ends; what matters of it the supervisor knows.
+    with (
+        _terminable(),
+        Path(os.devnull).open("w") as nowhere,
+        redirect_stdout(nowhere),
+        cluster(address),
+        running(plan, wanted, api, partitions=partitions) as system,
+    ):
         console.print(f"video from {found.topic('video')} at {found.servers}, API at {system.url}", highlight=False)
         watch(console, system)
 

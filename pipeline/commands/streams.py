@@ -114,12 +114,12 @@ class Api:
 @app.command("list")
 def list_streams(
     api: Address = LOCAL,
-    state: Annotated[list[str] | None, typer.Option(help="Only streams in this state; may be given again.")] = None,
+    state: Annotated[State | None, typer.Option(help="Only streams in this state.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show every stream, and how it does."""
     with connected(api) as found:
-        views = [view for view in found.streams() if not state or view.state in state]
+        views = [view for view in found.streams() if state in {None, view.state}]
     _show(views, as_json=as_json)
 
 
@@ -236,10 +236,10 @@ def _table(views: Sequence[StreamView]) -> Table:
 
 
 def _cells(view: StreamView) -> tuple[Text, ...]:
-    """What `HEADINGS` promise. Texts, for in an id or a reason nothing is markup."""
+    """What `HEADINGS` promise. Texts, for in an id or a reason nothing is markup, nor an order to the terminal."""
     dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(view.dropped.items()))
     return (
-        Text(view.id),
+        Text(_harmless(view.id)),
         Text(view.source),
         Text(view.state, COLOURS[view.state]),
         Text(f"{view.since.astimezone():%Y-%m-%d %H:%M:%S}"),
@@ -247,8 +247,12 @@ def _cells(view: StreamView) -> tuple[Text, ...]:
         Text(str(timedelta(seconds=view.last_pts_ns // 10**9))),
         Text(str(view.frames)),
         Text(dropped or "-"),
-        Text(view.reason),
+        Text(_harmless(view.reason)),
     )
+
+
+def _harmless(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def _path(stream: str) -> str:

@@ -113,6 +113,7 @@ class Laptop:
         self._console, self._parts, self._clip = console, parts, clip.absolute()
         temporary = TemporaryDirectory(prefix="omote-", ignore_cleanup_errors=True)
         self._folder = Path(parts.enter_context(temporary)) if data is None else data.absolute()
+        self._kept = bool(data or os.environ.get("REDIS_URL"))  # the list of cameras outlives this
         self._told: list[Part] = []
 
     def bring_up(self, graph: Graph, scale: Scale) -> System:
@@ -185,7 +186,7 @@ class Laptop:
         self._tell("Ray", "this machine", STARTED)
         with self._console.status("starting the graph"):
             system = self._parts.enter_context(running(plan, scale, _api(), partitions=1))
-        self._tell("graph", ", ".join(graph.order), STARTED)
+        self._tell("graph", f"{len(graph.order)} stages", STARTED)
         return system
 
     def _watch(self, api: str, camera: str) -> None:
@@ -199,7 +200,8 @@ class Laptop:
         except PipelineError as error:  # all the rest is of use without it
             self._tell(f"stream {CAMERA}", "not added", str(error))
             return
-        self._parts.callback(_remove, streams)
+        if self._kept:
+            self._parts.callback(_remove, streams)
         self._tell(f"stream {CAMERA}", camera, "the camera, through the API")
 
     def _start(self, part: Started) -> Started:
@@ -221,10 +223,12 @@ class Laptop:
             Part("end", "Ctrl-C", "ends only what was started here"),
         ]
         for title, parts in (("what runs", self._told), ("what to look at", looks)):
-            table = Table(title=title, title_justify="left", show_header=False)
+            table = Table(title=f"\n{title}", title_justify="left", show_header=False, box=None)
+            table.add_column(style="bold")
+            table.add_column(min_width=max(len(part.where) for part in parts))  # to be copied
             for part in parts:
-                table.add_row(*(Text(cell, overflow="fold") for cell in (part.name, part.where, part.note)))
-            self._console.print(table)
+                table.add_row(*map(Text, (part.name, part.where, part.note)))
+            self._console.print(table, soft_wrap=True)
 
 
 def _clip() -> Path:

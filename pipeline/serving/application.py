@@ -23,14 +23,14 @@ from pipeline.serving.supervisor import Supervisor
 from pipeline.serving.work import Plan
 
 NAMESPACE = "omote"
-ANSWER_S, CLOSE_S = 20.0, 30.0
+ANSWER_S, CLOSE_S = 10.0, 30.0
 
 
 class RemoteStreams:
     """The supervisor as others see it, from any process of the cluster; see ``Streams``."""
 
-    def __init__(self, supervisor: Any) -> None:
-        self._supervisor = supervisor
+    def __init__(self, application: str) -> None:
+        self._name = _name(application)
 
     async def add(self, spec: StreamSpec) -> StreamView:
         """See ``Streams``."""
@@ -54,10 +54,11 @@ class RemoteStreams:
 
     async def _ask(self, method: str, *arguments: Any) -> Any:
         try:
-            return await asyncio.wait_for(getattr(self._supervisor, method).remote(*arguments), ANSWER_S)
+            actor = await asyncio.to_thread(ray.get_actor, self._name, NAMESPACE)
+            return await asyncio.wait_for(getattr(actor, method).remote(*arguments), ANSWER_S)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
-        except (ray.exceptions.RayError, TimeoutError) as error:
+        except (ray.exceptions.RayError, TimeoutError, ValueError) as error:
             message = "the supervisor does not answer; it begins again by itself, so ask again in a moment"
             raise NotReadyError(message) from error
 
@@ -67,12 +68,12 @@ class Ingress:
     """Serves the API; where there is no supervisor for this plan yet, it starts one."""
 
     def __init__(self, plan: Plan, scale: Scale, settings: ApiSettings, application: str) -> None:
-        self._settings = settings
-        self._streams = RemoteStreams(supervisor(plan, scale, application))
+        supervisor(plan, scale, application)
+        self._streams, self._token = RemoteStreams(application), settings.token
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The app that this replica serves."""
-        return api(self._streams, self._settings.token)
+        return api(self._streams, self._token)
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,12 @@ class System:
     Attributes:
         url: Address of the API.
         deployments: The stages without state.
-        supervisor: The actor that keeps the workers.
+        application: Its name.
     """
 
     url: str
     deployments: Deployments
-    supervisor: Any
+    application: str
 
     def streams(self) -> list[StreamView]:
         """How every stream does.
@@ -95,7 +96,7 @@ class System:
         Raises:
             NotReadyError: The supervisor does not answer now.
         """
-        return asyncio.run(RemoteStreams(self.supervisor).streams())
+        return asyncio.run(RemoteStreams(self.application).streams())
 
     def workers(self) -> list[WorkerView]:
         """How every worker does.
@@ -103,7 +104,7 @@ class System:
         Raises:
             NotReadyError: The supervisor does not answer now.
         """
-        return asyncio.run(RemoteStreams(self.supervisor).workers())
+        return asyncio.run(RemoteStreams(self.application).workers())
 
 
 def supervisor(plan: Plan, scale: Scale, application: str = APPLICATION) -> Any:
@@ -146,11 +147,10 @@ def running(
     try:
         ingress: Any = cast("Any", serve.deployment)(Ingress, name="api", ray_actor_options={"num_cpus": 0})
         _run(ingress.bind(plan, scale, settings, application), f"{application}-api")
-        found = ray.get_actor(_name(application), NAMESPACE)
         try:
-            yield System(f"http://{settings.host}:{settings.port}", deployments, found)
+            yield System(f"http://{settings.host}:{settings.port}", deployments, application)
         finally:
-            end(found)
+            end(ray.get_actor(_name(application), NAMESPACE))
             serve.delete(f"{application}-api")
     finally:
         deployments.close()

@@ -80,6 +80,10 @@ class StreamWorker:
         self._thread.join(FINISH_S)
         return not self._thread.is_alive()
 
+    def leave(self) -> None:
+        """End this process for good."""
+        ray.actor.exit_actor()  # type: ignore[no-untyped-call]
+
     def _run(self) -> None:
         pause_s = FIRST_PAUSE_S
         while not self._stopped.is_set():

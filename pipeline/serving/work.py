@@ -8,7 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from threading import Event
 
@@ -128,7 +128,7 @@ class Work(ABC):
             self.began = True
             if self._stopped.is_set():  # it was asked before there was a source to tell
                 self._source.stop()
-            alone = replace(plan.graph, sinks={n: s for n, s in plan.graph.sinks.items() if n not in hot(plan.graph)})
+            alone = plan.graph.only_sinks(name for name in plan.graph.sinks if name not in hot(plan.graph))
             run_local(
                 alone, self._source, window=plan.window, threads=plan.threads, elsewhere=self._elsewhere,
                 deliver=courier, states=states, shared={"settings": plan.kafka},

@@ -222,7 +222,7 @@ def kill(victim: str, system: System, broker: KafkaServer) -> None:
         handle = system.deployments.replicas.handle("detect")
         os.kill(handle.pid.remote().result(timeout_s=20), signal.SIGKILL)
     else:
-        os.kill(ray.get(system.supervisor.pid.remote()), signal.SIGKILL)
+        os.kill(ray.get(ray.get_actor("omote-supervisor", NAMESPACE).pid.remote()), signal.SIGKILL)
         time.sleep(1)
         assert len(system_workers(system)) == PARTITIONS
 
@@ -259,25 +259,35 @@ def until(state: str, stream: str, api: httpx.Client, limit_s: float = 40, epoch
     pytest.fail(f"stream {stream} did not become {state}: {view}")
 
 
+def recorded(settings: KafkaSettings, view: dict[str, Any], limit_s: float = 40) -> int:
+    """The epoch of a stream, once a record of it is there."""
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        if view["epoch"] in {r["stream"]["epoch"] for r in records(settings, [view["id"]])[view["id"]]}:
+            return int(view["epoch"])
+        time.sleep(0.2)
+    pytest.fail(f"nothing was recorded of {view}")
+
+
 def test_a_camera_is_added_comes_back_after_its_server_was_killed_and_is_removed(
     system: System, plan: Plan, rtsp: Studio, api: httpx.Client
 ) -> None:
     assert api.post("/v1/streams", json={"id": "cam", "url": rtsp.url()}).status_code == 201
     assert api.post("/v1/streams", json={"id": "cam", "url": rtsp.url()}).status_code == 409
-    first = until("online", "cam", api)
+    first = recorded(plan.kafka, until("online", "cam", api))
     os.kill(process_of("camera-cam", system), signal.SIGKILL)
-    second = until("online", "cam", api, epoch=first["epoch"] + 1)
+    second = recorded(plan.kafka, until("online", "cam", api, epoch=first + 1))
     rtsp.kill()
     until("reconnecting", "cam", api)
     rtsp.start()
-    third = until("online", "cam", api, epoch=second["epoch"] + 1)
-    assert third["epoch"] == first["epoch"] + 2
+    third = recorded(plan.kafka, until("online", "cam", api, epoch=second + 1))
+    assert third == first + 2
     assert api.delete("/v1/streams/cam").status_code == 204
     assert api.get("/v1/streams/cam").status_code == 404
     found = records(plan.kafka, ["cam"])["cam"]
     stands = [(record["stream"]["epoch"], record["frame"]["seq"]) for record in found]
     assert stands == sorted(set(stands)), "a frame came twice, or out of order"
-    assert {epoch for epoch, _ in stands} == {first["epoch"], second["epoch"], third["epoch"]}
+    assert {epoch for epoch, _ in stands} == {first, second, third}
     assert {record["stream"]["source"] for record in found} == {"rtsp"}
 
 

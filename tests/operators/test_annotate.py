@@ -71,7 +71,9 @@ def test_every_frame_has_a_record_empty_ones_too() -> None:
 
 
 def test_a_record_says_where_it_stands_and_under_which_policy() -> None:
-    frame = replace(make_frame(3, 480, 640, dropped_before=2, capture_ns=1_790_000_000_123_000_000, source="rtsp"), epoch=4)
+    frame = replace(
+        make_frame(3, 480, 640, dropped_before=2, capture_ns=1_790_000_000_123_000_000, source="rtsp"), epoch=4
+    )
     (record,) = told([frame])
     assert (record.stream.id, record.stream.epoch, record.stream.source) == ("camera", 4, "rtsp")
     assert (record.frame.seq, record.frame.pts_ns, record.frame.dropped_before) == (3, 120_000_000, 2)

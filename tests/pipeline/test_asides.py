@@ -22,34 +22,19 @@ from pipeline.walk import Journey, Walk
 Run = Callable[..., None]
 
 
-class Ponder(Operator[Frame, Frame]):
-    """Takes ``seconds`` for a batch, and notes the frames it is done with."""
-
-    def __init__(self, seconds: float, done: list[int], fails: bool = False) -> None:
-        self._seconds, self._done, self._fails = seconds, done, fails
-
-    def __call__(self, batch: Sequence[Frame]) -> list[Frame]:
-        time.sleep(self._seconds)
-        if self._fails:
-            message = "no idea why"
-            raise ValueError(message)
-        self._done += [frame.seq for frame in batch]
-        return list(batch)
-
-
-class Narrow(Sink[Frame]):
-    """Keeps the numbers of frames; there is room for one thread."""
+class Narrow(Sink[Frame | DrawnFrame]):
+    """Keeps kinds and numbers of packets; there is room for one thread."""
 
     def __init__(self, kept: list[Any]) -> None:
         self._kept, self._room = kept, threading.Lock()
 
-    def write(self, batch: Sequence[Frame]) -> None:
+    def write(self, batch: Sequence[Frame | DrawnFrame]) -> None:
         if not self._room.acquire(blocking=False):
             message = "two threads write at once"
             raise RuntimeError(message)
         time.sleep(0.002)
         self._room.release()
-        self._kept += [frame.seq for frame in batch]
+        self._kept += [(type(packet), packet.seq) for packet in batch]
 
     def flush(self) -> None:
         """Memory is safe at once."""
@@ -61,14 +46,14 @@ class Narrow(Sink[Frame]):
 @pytest.fixture
 def graph(named: Callable[[type], str]) -> Callable[..., Graph]:
     """decode → ponder, aside → a sink that takes from both."""
+    sink = named(Narrow)
 
-    def declare(kept: list[Any], seconds: float, done: list[int], fails: bool = False) -> Graph:
-        pondering = {"seconds": seconds, "done": done, "fails": fails}
+    def declare(kept: list[Any], use: str = "Sketch", **pondering: Any) -> Graph:
         stages = {
             "decode": Stage(use="operators.decode:Decode"),
-            "ponder": Stage(use=named(Ponder), after=("decode",), aside=True, args=pondering),
+            "ponder": Stage(use=f"pipeline.testing:{use}", after="decode", aside=True, args=pondering),
         }
-        return Graph(stages, sinks={"keep": Stage(use=named(Narrow), after=("decode", "ponder"), args={"kept": kept})})
+        return Graph(stages, sinks={"keep": Stage(use=sink, after=("decode", "ponder"), args={"kept": kept})})
 
     return declare
 
@@ -77,49 +62,50 @@ def source(frames: int) -> MemorySource:
     return MemorySource(raw_chunks(noise(frames, 8, 8), units=2))
 
 
+def numbers(kept: list[Any], kind: type) -> list[int]:
+    return [entry[1] for entry in kept if entry[0] is kind]
+
+
 def test_what_runs_aside_is_waited_for_at_the_end_only(run: Run, window: int, graph: Callable[..., Graph]) -> None:
     kept: list[Any] = []
-    done: list[int] = []
     at_commit: list[int] = []
-    run(graph(kept, 0.02, done), source(16), on_journey=lambda journey, walk: at_commit.append(len(done)))
-    assert done == list(range(16))
+
+    def arrived(journey: Journey, walk: Walk) -> None:
+        at_commit.append(len(numbers(kept, DrawnFrame)))
+
+    run(graph(kept, seconds=0.02), source(16), on_journey=arrived)
     assert at_commit[-1] < 16 or window == 1  # one after the other there is no beside
-    assert sorted(kept[:-1]) == sorted([*range(16), *range(16)])
+    assert numbers(kept, DrawnFrame) == numbers(kept, Frame) == list(range(16))
     assert kept[-1] == "closed"
 
 
 def test_a_sink_is_never_entered_by_two_threads(run: Run, graph: Callable[..., Graph]) -> None:
     kept: list[Any] = []
-    run(graph(kept, 0.0, []), source(60))
-    assert sorted(kept[:-1]) == sorted([*range(60), *range(60)])
+    run(graph(kept), source(60))
+    assert numbers(kept, DrawnFrame) == numbers(kept, Frame) == list(range(60))
 
 
 def test_a_failure_aside_is_told_at_the_end(run: Run, graph: Callable[..., Graph]) -> None:
     kept: list[Any] = []
     given = source(16)
-    with pytest.raises(StageError, match="stage 'ponder' failed: ValueError: no idea why"):
-        run(graph(kept, 0.0, [], fails=True), given)
+    with pytest.raises(StageError, match="stage 'ponder' failed: ValueError: frame 0 is cursed"):
+        run(graph(kept, use="Fragile", at=list(range(16))), given)
     assert len(given.committed) == 8
-    assert kept == [*range(16), "closed"]
+    assert numbers(kept, Frame) == list(range(16))
+    assert kept[-1] == "closed"
 
 
 def test_work_is_dropped_and_counted_when_too_much_of_it_waits(
     graph: Callable[..., Graph], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done: list[int] = []
+    kept: list[Any] = []
     walks: list[Walk] = []
     monkeypatch.setattr("pipeline.runners.local.Walk", lambda declared, call: Walk(declared, call, patience=2))
-    run_local(graph([], 0.1, done), source(40), on_journey=lambda journey, walk: walks.append(walk))
+    run_local(graph(kept, seconds=0.1), source(40), on_journey=lambda journey, walk: walks.append(walk))
+    done = numbers(kept, DrawnFrame)
     assert done == sorted(done)
     assert 0 < walks[-1].dropped["ponder"] < 20
     assert walks[-1].dropped["ponder"] == 20 - len(done) // 2
-
-
-class Thumb(Operator[Frame, DrawnFrame]):
-    """Something small that came of a frame."""
-
-    def __call__(self, batch: Sequence[Frame]) -> list[DrawnFrame]:
-        return [DrawnFrame(f.stream, f.epoch, f.seq, f.pts_ns, f.image[:1, :1].copy()) for f in batch]
 
 
 class Linger(Operator[DrawnFrame, DrawnFrame]):
@@ -139,7 +125,7 @@ def test_what_waits_aside_does_not_hold_on_to_the_frames_it_came_from(named: Cal
     alive: list[int] = []
     stages = {
         "decode": Stage(use="operators.decode:Decode"),
-        "thumb": Stage(use=named(Thumb), after="decode"),
+        "thumb": Stage(use="pipeline.testing:Sketch", after="decode"),
         "linger": Stage(use=named(Linger), after="thumb", aside=True, args={"frames": frames, "alive": alive}),
     }
 

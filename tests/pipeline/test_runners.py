@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.edges import Sink, Source
 from pipeline.errors import GraphError, SinkError, SourceError, StageError
 from pipeline.graph import Graph, Stage
-from pipeline.operator import KeyedOperator, Operator
+from pipeline.operator import KeyedOperator
 from pipeline.packets import Chunk, Frame
 from pipeline.records import FrameRecord
 from pipeline.runners.local import run_local
@@ -36,19 +37,6 @@ class Count(KeyedOperator[Frame, Frame, tuple[int, ...]]):
         return state, out
 
 
-class Fragile(Operator[Frame, Frame]):
-    """Raises when it meets the frame ``at``."""
-
-    def __init__(self, at: int = -1, error: type[Exception] = ValueError) -> None:
-        self._at, self._error = at, error
-
-    def __call__(self, batch: Sequence[Frame]) -> list[Frame]:
-        if any(frame.seq == self._at for frame in batch):
-            message = f"frame {self._at} is cursed"
-            raise self._error(message)
-        return list(batch)
-
-
 class Diary(Sink[object]):
     """Writes down what it is told; may fail when it sees the frame ``at``."""
 
@@ -68,32 +56,16 @@ class Diary(Sink[object]):
         self._entries.append(("close",))
 
 
-class Register(Operator[Frame, Frame]):
-    """Counts who was built and who was closed."""
-
-    built: ClassVar[list[str]] = []
-    closed: ClassVar[list[str]] = []
-
-    def __init__(self, name: str, fails: bool = False) -> None:
-        if fails:
-            message = f"{name} cannot be built"
-            raise GraphError(message)
-        self._name = name
-        self.built.append(name)
-
-    def __call__(self, batch: Sequence[Frame]) -> list[Frame]:
-        return list(batch)
-
-    def close(self) -> None:
-        self.closed.append(self._name)
-
-
 @pytest.fixture(autouse=True)
 def declared(named: Callable[[type], str]) -> None:
-    for kind in (Count, Fragile, Diary, Register):
+    for kind in (Count, Diary):
         named(kind)
-    Register.built.clear()
-    Register.closed.clear()
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """Where ``Logged`` writes."""
+    return tmp_path / "log"
 
 
 def stage(use: str, after: str | tuple[str, ...] = (), *, aside: bool = False, **arguments: object) -> Stage:
@@ -175,7 +147,7 @@ def test_a_chunk_is_committed_only_after_every_sink_has_it(run: Run) -> None:
 def test_a_stage_that_fails_is_named_with_its_cause_and_outputs_are_closed(run: Run) -> None:
     entries: list[Any] = []
     source = MemorySource(chunks())
-    fragile = graph(entries, pause=stage("Fragile", "decode", at=20))
+    fragile = graph(entries, pause=stage("Fragile", "decode", at=[20]))
     with pytest.raises(StageError, match=r"^stage 'pause' failed: ValueError: frame 20 is cursed$") as error:
         run(fragile, source)
     assert (error.value.stage, error.value.cause) == ("pause", "ValueError: frame 20 is cursed")
@@ -190,24 +162,16 @@ def test_a_stage_that_fails_is_named_with_its_cause_and_outputs_are_closed(run: 
 def test_what_omote_raises_on_purpose_comes_out_as_it_is(run: Run, error: type[Exception]) -> None:
     source = MemorySource(chunks())
     with pytest.raises(error, match=r"^frame 20 is cursed$"):
-        run(graph(pause=stage("Fragile", "decode", at=20, error=error)), source)
+        run(graph(pause=stage("Fragile", "decode", at=[20], error=error)), source)
     assert [chunk.seq for chunk in source.committed] == list(range(10))
 
 
-class AlwaysCursed(Operator[Frame, Frame]):
-    """Refuses every batch, the first one last."""
-
-    def __call__(self, batch: Sequence[Frame]) -> list[Frame]:
-        time.sleep(0.05 if batch[0].seq == 0 else 0)
-        message = "no picture will do"
-        raise SourceError(message)
-
-
 def test_nothing_but_the_error_is_told_when_every_batch_fails(
-    run: Run, named: Callable[[type], str], capfd: Any, caplog: pytest.LogCaptureFixture
+    run: Run, capfd: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(SourceError, match="no picture will do"):
-        run(graph(pause=stage(named(AlwaysCursed), "decode")), MemorySource(chunks()))
+    cursed = graph(fragile=stage("Fragile", "pause", at=list(range(40)), error=SourceError))
+    with pytest.raises(SourceError, match="frame 0 is cursed"):
+        run(cursed, MemorySource(chunks()))
     assert capfd.readouterr() == ("", "")
     assert caplog.records == []
 
@@ -235,7 +199,7 @@ class Late(KeyedOperator[Frame, Frame, int]):
 
 def test_a_failed_batch_lets_none_overtake_the_one_before(run: Run, named: Callable[[type], str]) -> None:
     entries: list[Any] = []
-    late = graph(entries, pause=stage("Fragile", "decode", at=4), count=stage(named(Late), "pause"))
+    late = graph(entries, pause=stage("Fragile", "decode", at=[4]), count=stage(named(Late), "pause"))
     with pytest.raises(StageError):
         run(late, MemorySource(chunks(8)))
     assert written(entries) == sorted(written(entries))
@@ -273,31 +237,37 @@ def test_what_was_read_before_the_source_broke_is_finished(run: Run) -> None:
     assert source.closed
 
 
-def test_everything_that_was_built_is_closed(run: Run) -> None:
+def logged(name: str, after: str, log: Path, *, fails: bool = False) -> Stage:
+    return stage("Logged", after, name=name, log=str(log), fails=fails)
+
+
+def entries_of(log: Path, what: str) -> list[str]:
+    return [name for did, name in map(str.split, log.read_text().splitlines()) if did == what]
+
+
+def test_everything_that_was_built_is_closed(run: Run, log: Path) -> None:
     source = MemorySource(chunks(4))
-    run(graph(a=stage("Register", "decode", name="a"), b=stage("Register", "a", name="b")), source)
-    assert Register.built == ["a", "b"]
-    assert sorted(Register.closed) == ["a", "b"]
+    run(graph(a=logged("a", "decode", log), b=logged("b", "a", log)), source)
+    assert entries_of(log, "built") == ["a", "b"]
+    assert sorted(entries_of(log, "closed")) == ["a", "b"]
     assert source.closed
 
 
-def test_everything_that_was_built_is_closed_when_a_later_stage_cannot_be(run: Run) -> None:
+def test_everything_that_was_built_is_closed_when_a_later_stage_cannot_be(run: Run, log: Path) -> None:
     source = MemorySource(chunks(4))
     with pytest.raises(GraphError, match="b cannot be built"):
-        run(
-            graph(a=stage("Register", "decode", name="a"), b=stage("Register", "a", name="b", fails=True)),
-            source,
-        )
-    assert Register.closed == ["a"]
+        run(graph(a=logged("a", "decode", log), b=logged("b", "a", log, fails=True)), source)
+    assert set(entries_of(log, "built")) == {"a"}
+    assert entries_of(log, "closed") == entries_of(log, "built")  # a cluster tries it twice
     assert source.closed
     assert source.read == 0
 
 
-def test_everything_that_was_built_is_closed_when_a_stage_fails(run: Run) -> None:
-    declared = graph(pause=stage("Fragile", "decode", at=3), a=stage("Register", "decode", name="a"))
+def test_everything_that_was_built_is_closed_when_a_stage_fails(run: Run, log: Path) -> None:
+    declared = graph(pause=stage("Fragile", "decode", at=[3]), a=logged("a", "decode", log))
     with pytest.raises(StageError):
         run(declared, MemorySource(chunks()))
-    assert Register.closed == ["a"]
+    assert entries_of(log, "closed") == ["a"]
 
 
 def test_a_graph_without_a_source_wants_one() -> None:

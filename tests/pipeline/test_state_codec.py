@@ -202,7 +202,7 @@ def test_a_version_from_the_future_is_named() -> None:
 
 def test_a_field_from_the_future_is_named() -> None:
     with pytest.raises(
-        SourceError, match="a state holds operators.decode:DecodeState with `depth`, unknown to .* upgrade"
+        SourceError, match=r"a state holds operators.decode:DecodeState with `depth`, unknown to .* upgrade"
     ):
         decode(tampered({"s": {"o": [STATE, {"depth": 1}]}}))
 

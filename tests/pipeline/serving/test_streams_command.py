@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -12,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from threading import Thread
+from threading import Semaphore, Thread
 
 import pytest
 import uvicorn
@@ -22,7 +21,7 @@ from pydantic import SecretStr
 from pipeline.__main__ import main
 from pipeline.commands import streams as command
 from pipeline.serving.api import api
-from pipeline.serving.streams import NotReadyError, StreamSpec
+from pipeline.serving.streams import NotReadyError, StreamSpec, StreamView
 from tests.support.memory_streams import MemoryStreams, camera
 
 ROOT = Path(__file__).parents[3]
@@ -128,6 +127,13 @@ def test_a_list_longer_than_a_page_is_whole(omote: Omote, streams: MemoryStreams
     names = [f"camera-{number:04}" for number in range(1001)]
     streams.found = {name: camera(name) for name in names}
     assert [view["id"] for view in json.loads(omote("list", "--json")[1])] == names
+
+
+def test_an_id_gives_no_orders_to_the_terminal(omote: Omote, streams: MemoryStreams) -> None:
+    streams.found = {"a": camera("a\x1b]0;owned\x07\n", reason="\x1b[2J")}
+    out = omote("list")[1]
+    assert "\x1b" not in out
+    assert out.count("\n") == 2
 
 
 def test_no_streams_are_no_table(omote: Omote, streams: MemoryStreams) -> None:
@@ -254,12 +260,20 @@ def test_watching_goes_on_while_the_api_is_away(
     assert "the supervisor is away" in out
 
 
-@pytest.mark.usefixtures("streams")
-def test_ctrl_c_ends_watching() -> None:
+def test_ctrl_c_ends_watching(serve: Serve) -> None:
+    asked = Semaphore(0)
+
+    class Watched(MemoryStreams):
+        async def streams(self) -> list[StreamView]:
+            asked.release()
+            return await super().streams()
+
+    serve(api(Watched(camera("yard"))))
     watching = [sys.executable, "-m", "pipeline", "streams", "watch", "--every", "0.1"]
-    with subprocess.Popen(watching, cwd=ROOT, env={**os.environ}, stdout=subprocess.PIPE, text=True) as process:
-        time.sleep(3)
+    with subprocess.Popen(watching, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        looked = [asked.acquire(timeout=30) for _ in range(2)]
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=10)
+    assert all(looked)
     assert process.returncode == 0
     assert "yard" in out
