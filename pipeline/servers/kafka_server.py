@@ -50,7 +50,7 @@ class KafkaServer(LocalServer):
         java = shutil.which("java")
         if java is None or not (self._home / "libs").is_dir():
             missing = "Java 17" if java is None else f"a folder `libs` in {self._home}"
-            message = f"Kafka cannot be started here: there is no {missing}; set KAFKA_BOOTSTRAP_SERVERS to use another"
+            message = f"Kafka cannot be started here: it needs {missing}; set KAFKA_BOOTSTRAP_SERVERS to use another"
             raise PipelineError(message)
         logging = self._home / "log4j2.yaml"
         quiet = [f"-Dlog4j2.configurationFile={logging}"] if logging.exists() else []

@@ -99,5 +99,5 @@ def test_what_is_no_video_is_refused_at_once(tmp_path: Path) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("no film")
     for path in (text, tmp_path, tmp_path / "nothing.mp4"):
-        with pytest.raises(SourceError, match="cannot be played: .*; give a video file"):
+        with pytest.raises(SourceError, match=r"cannot be played: .*; give a video file"):
             check_playable(path)

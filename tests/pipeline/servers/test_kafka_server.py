@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,7 @@ if sys.argv[1] == "run":
 
 
 @pytest.fixture
-def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
+def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
     """A Docker that only listens; gives the commands that it was told."""
     program, told = tmp_path / "bin" / "docker", tmp_path / "told"
     program.parent.mkdir()
@@ -35,7 +35,7 @@ def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     monkeypatch.setenv("PATH", str(program.parent))
     monkeypatch.setenv("OMOTE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("OMOTE_KAFKA_HOME", raising=False)
-    yield lambda: told.read_text().splitlines()
+    return lambda: told.read_text().splitlines()
 
 
 @pytest.mark.broker
@@ -62,21 +62,22 @@ def test_a_property_that_cannot_be_is_told_with_the_file_it_stands_in(kafka_home
 
 def test_without_java_or_jars_it_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(PipelineError, match="there is no Java 17; set KAFKA_BOOTSTRAP_SERVERS"):
+    with pytest.raises(PipelineError, match="it needs Java 17; set KAFKA_BOOTSTRAP_SERVERS"):
         KafkaServer(tmp_path, tmp_path / "a")
     java = tmp_path / "java"
     java.touch(0o755)
-    with pytest.raises(PipelineError, match="there is no a folder `libs` in"):
+    with pytest.raises(PipelineError, match="it needs a folder `libs` in"):
         KafkaServer(tmp_path, tmp_path / "b")
 
 
-def test_docker_is_taken_where_nothing_else_is_and_its_container_ends_with_it(
+def test_docker_is_taken_where_nothing_else_is_and_a_kill_reaches_its_container(
     docker: Callable[[], list[str]], tmp_path: Path
 ) -> None:
     server = local_kafka(tmp_path / "kafka")
     assert isinstance(server, KafkaContainer)
-    with server:
-        assert listens(server.port)
+    server.start()
+    assert listens(server.port)
+    server.kill()
     _, ran, killed = docker()
     name = f"omote-kafka-{server.port}"
     assert ran.startswith(f"run --rm --name {name} --publish 127.0.0.1:{server.port}:{server.port} ")

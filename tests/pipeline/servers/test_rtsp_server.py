@@ -45,5 +45,5 @@ def test_a_file_a_folder_and_a_packed_file_can_be_named(tmp_path: Path, monkeypa
 def test_where_there_is_none_the_way_out_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("OMOTE_GO2RTC", named)
-    with pytest.raises(PipelineError, match="there is no RTSP server on this machine: .*OMOTE_GO2RTC"):
+    with pytest.raises(PipelineError, match=r"there is no RTSP server on this machine: .*OMOTE_GO2RTC"):
         RtspServer(tmp_path)
