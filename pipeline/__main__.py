@@ -17,6 +17,7 @@ from pipeline.commands.run import run
 from pipeline.commands.schema import schema
 from pipeline.commands.serve import serve
 from pipeline.commands.show import check, show
+from pipeline.commands.up import up
 from pipeline.errors import PipelineError
 
 app = typer.Typer(
@@ -26,7 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (check, show, run, bench, enrol, publish, serve, consume, schema, doctor):
+for verb in (check, show, run, bench, enrol, up, serve, publish, consume, schema, doctor):
     app.command()(verb)
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(streams.app, name="streams")

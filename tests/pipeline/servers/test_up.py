@@ -10,6 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import gettempdir
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -29,7 +31,11 @@ class Up:
     def __init__(self, folder: Path, clip: Path, **environment: str) -> None:
         (folder / "tmp").mkdir()
         self._said = folder / "said"
-        mine = {"TMPDIR": str(folder / "tmp"), "OMOTE_API_PORT": str(free_ports(1)[0])}
+        mine = {
+            "TMPDIR": str(folder / "tmp"),
+            "RAY_TMPDIR": gettempdir(),  # the names of its sockets must be short
+            "OMOTE_API_PORT": str(free_ports(1)[0]),
+        }
         asked = {name: os.environ[name] for name in os.environ.keys() - {"KAFKA_BOOTSTRAP_SERVERS", "REDIS_URL"}}
         with self._said.open("wb") as said:
             self.process = psutil.Popen(
@@ -99,7 +105,7 @@ def test_records_of_both_streams_come_out_and_ctrl_c_ends_what_was_started_and_n
         assert time.monotonic() < until, started.said
         time.sleep(0.5)
     assert started.end() == []
-    assert listens(int(redis_url.split(":")[2].split("/")[0]))
+    assert listens(urlsplit(redis_url).port or 6379)
     assert list((tmp_path / "tmp").glob("omote-*")) == []
 
 
