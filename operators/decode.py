@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -69,11 +70,12 @@ class Decode(KeyedOperator[Chunk, Frame, DecodeState]):
         """
         frames: list[Frame] = []
         for chunk in batch:
-            if chunk.epoch != state.epoch:
+            if chunk.epoch != state.epoch and chunk.units:
                 state = DecodeState(epoch=chunk.epoch)
                 self._decoders.pop(chunk.stream, None)
             if chunk.replayed:
-                self._decode(state, chunk, [])  # the decoder needs it; what came of it was told before
+                with suppress(SourceError):  # the decoder needs it; what came of it was told before
+                    self._decode(state, chunk, [])
                 continue
             state = self._decode(replace(state, lost=state.lost + chunk.dropped), chunk, frames)
         return state, frames

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ import numpy as np
 
 from pipeline.edges import Sink, Source
 from pipeline.errors import GraphError
-from pipeline.operator import Operator
+from pipeline.operator import KeyedOperator, Operator
 from pipeline.packets import (
     EMOTIONS,
     Chunk,
@@ -93,6 +94,32 @@ class Fragile(Operator[AnyPacket, AnyPacket]):
                 message = f"frame {packet.seq} is cursed"
                 raise self._error(message)
         return list(batch)
+
+
+class Allergic(Operator[AnyPacket, AnyPacket]):
+    """Raises at packets of stream time ``at``, in nanoseconds by stream, however they are numbered this time."""
+
+    def __init__(self, at: Mapping[str, Collection[int]] | None = None) -> None:
+        self._at = at or {}
+
+    def __call__(self, batch: Sequence[AnyPacket]) -> list[AnyPacket]:
+        for packet in batch:
+            if packet.pts_ns in self._at.get(packet.stream, ()):
+                message = f"a picture at {packet.pts_ns} ns is more than it can bear"
+                raise ValueError(message)
+        return list(batch)
+
+
+class Tally(KeyedOperator[Frame, Frame, str]):
+    """Remembers one hash of all pictures of a stream, so that one lost, doubled or out of order shows in its state."""
+
+    def start(self, stream: str) -> str:
+        return ""
+
+    def __call__(self, state: str, batch: Sequence[Frame]) -> tuple[str, list[Frame]]:
+        for frame in batch:
+            state = hashlib.sha256(state.encode() + frame.image.tobytes()).hexdigest()
+        return state, list(batch)
 
 
 class Sketch(Operator[Frame, DrawnFrame]):

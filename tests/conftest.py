@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -20,10 +21,15 @@ from tests.support.requirements import missing
 # Before anything imports Ray: a cluster of these tests is theirs alone, and reports to nobody.
 os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
 
-pytest_plugins = ["tests.support.brokers", "tests.support.cameras"]
+pytest_plugins = ["tests.support.brokers", "tests.support.cameras", "tests.support.serving"]
 
 NETS = ("retinaface", "mobilefacenet", "expression")
 Picture = np.ndarray
+
+
+def pytest_configure() -> None:
+    """A run that is told to end, by ``timeout`` for one, ends the servers that it started, as after Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

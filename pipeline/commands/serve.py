@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -24,6 +24,7 @@ COLOURS = {"online": "green", "reconnecting": "yellow", "offline": "dim", "rejec
 LOOK_S = 1.0
 
 RedisUrl = Annotated[str, typer.Option(help="redis://host:port/0 of the list of cameras; REDIS_URL if not given.")]
+Delivered = Literal["exactly-once", "at-least-once"]
 ScaleFile = Annotated[Path | None, typer.Option(help="The file of replicas and resources.")]
 
 
@@ -36,6 +37,7 @@ def serve(
     scale: ScaleFile = None,
     address: Annotated[str, typer.Option(help="Of a Ray cluster; one is started here if empty.")] = "",
     group: Annotated[str, typer.Option(help="Consumer group; its workers fence each other.")] = "omote",
+    delivery: Annotated[Delivered, typer.Option(help="at-least-once needs no transactions.")] = "exactly-once",
     partitions: Annotated[int, typer.Option(min=1, help="Of the topics, where they are made.")] = 4,
     device: Device = "auto",
     engine: Engine = "auto",
@@ -52,7 +54,7 @@ def serve(
     except ImportError as error:
         message = f"{error.name} is not installed here: install omote[ray,kafka]"
         raise GraphError(message) from error
-    plan = Plan(declared, found, redis_url(redis), group)
+    plan = Plan(declared, found, redis_url(redis), group, delivery)
     wanted, api = load_scale(scale) if scale else Scale(), ApiSettings.from_environment()
     console = Console(stderr=True)
     # Ray writes to the standard output whenever a process ends; what matters of it the supervisor knows.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -59,6 +59,8 @@ def up(
     try:
         with ExitStack() as parts:
             parts.callback(console.print, "everything that was started here has ended")
+            # Ray writes to the standard output whenever a process ends.
+            parts.enter_context(redirect_stdout(parts.enter_context(Path(os.devnull).open("w"))))
             laptop = Laptop(console, parts, clip or _clip(), data)
             system = laptop.bring_up(loaded(graph, variables, device, engine), _scale(scale))
             parts.callback(console.print, "ending")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pipeline.edges.video_messages import (
@@ -58,14 +58,17 @@ class Assembly:
         drops: Pictures left out, by stream and reason: ``behind`` or ``no key frame``.
     """
 
-    def __init__(self, positions: Mapping[str, int] | None = None, units: int = 16) -> None:
+    def __init__(
+        self, positions: Mapping[str, int] | None = None, units: int = 16, alone: Collection[int] = ()
+    ) -> None:
         """Begin.
 
         Args:
             positions: Offset by stream before which everything was analysed already.
             units: Most encoded units in a chunk.
+            alone: Offsets of single pictures that make a chunk each, for one of them did harm to its companions.
         """
-        self._units, self._singles = units, min(units, SINGLES)
+        self._units, self._singles, self._alone = units, min(units, SINGLES), alone
         self._streams = {stream: Progress(position) for stream, position in (positions or {}).items()}
         self._next = self._now_ms = 0
         self.drops: Counter[tuple[str, str]] = Counter()
@@ -121,7 +124,8 @@ class Assembly:
         if moving and progress.lost and not video.keyframe and not progress.replay:
             self._drop(progress, message, "no key frame")
             return
-        if progress.waiting and _apart(progress.waiting[-1][0], video):
+        alone = message.offset in self._alone
+        if progress.waiting and (alone or _apart(progress.waiting[-1][0], video)):
             yield from self._given(progress)
         if progress.replay and not video.keyframe:
             yield self._replayed(progress)
@@ -129,7 +133,7 @@ class Assembly:
         if moving:
             _hold(video, message, progress)
         progress.waiting.append((video, message))
-        full = len(progress.waiting) >= self._singles or video.seq % self._singles == self._singles - 1
+        full = alone or len(progress.waiting) >= self._singles or video.seq % self._singles == self._singles - 1
         if full or video.eos:
             yield from self._given(progress)
 

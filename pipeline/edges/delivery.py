@@ -20,7 +20,9 @@ from pipeline.edges.watchdog import OnStuck, end_process, limited
 from pipeline.errors import SinkError, SourceError
 
 DEADLINE_S = 5.0
-TRANSACTION_MS = 60_000  # what a dead worker leaves open holds up readers until its successor comes, or for so long
+# What a dead worker leaves open holds up readers until its successor comes, or for so long. It is more than a live
+# one may take between two parts of a message, which is what its supervisor calls standing still.
+TRANSACTION_MS = 180_000
 MAX_TEXT = 4_000  # characters of an error that a dead letter keeps
 
 

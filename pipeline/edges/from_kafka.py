@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from threading import Event
 from typing import Any, Literal
 
@@ -46,6 +46,7 @@ class KafkaSource(Source):
         positions: Mapping[str, int] | None = None,
         keep: Keep = "lossless",
         units: int = 16,
+        alone: Collection[int] = (),
         group: str = "",
         on_stuck: OnStuck = end_process,
     ) -> None:
@@ -59,6 +60,7 @@ class KafkaSource(Source):
             positions: By stream, the offset before which everything was analysed already.
             keep: What to do when messages come faster than they are taken.
             units: Most encoded units in a chunk.
+            alone: Offsets of single pictures that must not share a chunk; see `Assembly`.
             group: Consumer group that `commit` writes to, and whose offsets are the default of ``offsets``.
             on_stuck: Called when Kafka's client does not return; ends the process if not given.
 
@@ -81,7 +83,7 @@ class KafkaSource(Source):
         except SourceError:
             self._consumer.close(autocommit=False)
             raise
-        self._assemblies = {tp.partition: Assembly(positions, units) for tp in assigned}
+        self._assemblies = {tp.partition: Assembly(positions, units, alone) for tp in assigned}
 
     def __iter__(self) -> Iterator[Chunk]:
         """Chunks until `stop`; a message that cannot be read comes as `Poison`.

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.errors import AuthorizationError, KafkaError, SaslAuthenticationFailedError
+from kafka.net.compat import KafkaNetClient
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from pipeline.errors import PipelineError, SinkError, SourceError
@@ -126,8 +127,7 @@ class KafkaSettings(BaseModel):
             "allow_auto_create_topics": False,
             "metrics_enabled": False,
         }
-        with self.errors(SinkError):
-            return KafkaProducer(**{**self._connection(), **limits, **more})
+        return self._connected(KafkaProducer, SinkError, {**limits, **more})
 
     def consumer(self, **more: Any) -> KafkaConsumer:
         """A connected consumer of no group that sees committed records only, and never makes a topic.
@@ -147,8 +147,7 @@ class KafkaSettings(BaseModel):
             "allow_auto_create_topics": False,
             "metrics_enabled": False,
         }
-        with self.errors(SourceError):
-            return KafkaConsumer(**{**self._connection(), **limits, **more})
+        return self._connected(KafkaConsumer, SourceError, {**limits, **more})
 
     def admin(self, **more: Any) -> KafkaAdminClient:
         """A connected administrator.
@@ -156,8 +155,7 @@ class KafkaSettings(BaseModel):
         Raises:
             SourceError: No broker answers, or none lets it in.
         """
-        with self.errors(SourceError):
-            return KafkaAdminClient(**{**self._connection(), "request_timeout_ms": 5_000, **more})
+        return self._connected(KafkaAdminClient, SourceError, {"request_timeout_ms": 5_000, **more})
 
     @contextmanager
     def errors(self, kind: type[SourceError] | type[SinkError], doing: str = "reach Kafka") -> Iterator[None]:
@@ -166,6 +164,22 @@ class KafkaSettings(BaseModel):
             yield
         except KafkaError as error:
             raise self.translated(error, kind, doing) from error
+
+    def _connected(self, kind: Any, error: type[SourceError] | type[SinkError], options: dict[str, Any]) -> Any:
+        """A client of Kafka; where it cannot connect, its thread and its sockets end here, for it leaves them."""
+        made: list[Any] = []
+
+        def remembered(**config: Any) -> KafkaNetClient:
+            made.append(KafkaNetClient(**config))
+            return made[-1]
+
+        try:
+            with self.errors(error):
+                return kind(**{**self._connection(), "kafka_client": remembered, **options})
+        except BaseException:
+            for client in made:
+                client.close()
+            raise
 
     def _connection(self) -> dict[str, Any]:
         return {

@@ -19,6 +19,7 @@ from pipeline.reading import understood
 ContentType = Literal["video/mp4", "video/mp2t", "video/h264;unit=au", "image/jpeg"]
 CONTAINERS = {"video/mp4": "mp4", "video/mp2t": "mpegts"}
 ACCESS_UNIT, JPEG = "video/h264;unit=au", "image/jpeg"
+BEGINNINGS = {ACCESS_UNIT: (b"\0\0\1", b"\0\0\0\1"), JPEG: (b"\xff\xd8",)}  # a container is opened to see
 CONTENT_TYPES = (*CONTAINERS, ACCESS_UNIT, JPEG)
 SCHEMA = "omote.video/1.0"  # what the headers of a video message mean
 
@@ -153,6 +154,9 @@ def read(message: Message) -> VideoMessage:
         raise SourceError(text)
     if not message.value:
         text = f"the message of stream {stream!r} is empty"
+        raise SourceError(text)
+    if not message.value.startswith(BEGINNINGS.get(content_type, b"")):
+        text = f"the message of stream {stream!r} is no {content_type}"
         raise SourceError(text)
     numbers = {name: _number(said, name) for name in ("epoch", "seq", "pts-ns", "frames", "width", "height")}
     return VideoMessage(

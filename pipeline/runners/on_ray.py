@@ -7,7 +7,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from typing import Any, cast
@@ -183,7 +183,7 @@ class Deployments:
         try:
             self._wait()
         except GraphError:
-            self.close()
+            serve.delete(application, _blocking=False)  # who asked in vain need not wait for it
             raise
 
     def running(self) -> dict[str, int]:
@@ -290,6 +290,7 @@ def _deployment(name: str, scale: Scale, wanted: StageScale) -> Any:
         health_check_period_s=1,
         health_check_timeout_s=3,  # the third one in a row ends a replica
         graceful_shutdown_wait_loop_s=0.2,
+        graceful_shutdown_timeout_s=5,
         max_constructor_retry_count=2,
         **_number(scale, wanted),
     )
@@ -312,7 +313,7 @@ def _number(scale: Scale, wanted: StageScale) -> dict[str, Any]:
 
 
 def _running(replicas: Mapping[Any, int]) -> int:
-    return sum(count for state, count in replicas.items() if state.value == "RUNNING")
+    return replicas.get("RUNNING", 0)
 
 
 def _alone(journey: Journey) -> Journey:

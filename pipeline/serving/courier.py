@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from pipeline.edges import Sink
@@ -22,7 +22,19 @@ OnDelivered = Callable[[Journey], None]
 
 
 class SetBackError(PipelineError):
-    """A message was passed over that the stages have seen in part: begin again, with the states from before it."""
+    """The stages have seen in part what did not go through: begin again, with the states from before it.
+
+    Attributes:
+        suspects: Offsets of the messages of which one is to blame: give them one by one. Empty where it is known
+            which, and that one is among the dead letters.
+    """
+
+    def __init__(self, message: str, suspects: Collection[int] = ()) -> None:
+        super().__init__(message, suspects)
+        self.suspects = suspects
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class Courier:
@@ -55,7 +67,8 @@ class Courier:
         """Deliver what came of ``journey``, or put its messages among the dead letters.
 
         Raises:
-            SetBackError: They are among the dead letters, and the stages must forget that they saw them.
+            SetBackError: The stages must forget that they saw them: they are among the dead letters, or, where
+                there are several, must come one by one.
             UnavailableError: A stage could not be called, which is not the fault of the messages.
             SinkError: It cannot be made safe; this worker must begin again.
         """
@@ -96,6 +109,10 @@ class Courier:
             del self._states[chunk.stream]
 
     def _set_back(self, chunk: Chunk, stage: str, error: PipelineError) -> None:
+        if isinstance(chunk, BrokerChunk) and len(chunk.messages) > 1:
+            self._abort()
+            message = f"one of {len(chunk.messages)} messages of stream {chunk.stream!r} is to blame: {error}"
+            raise SetBackError(message, [each.offset for each in chunk.messages]) from error
         if isinstance(chunk, BrokerChunk):
             self._reject(chunk, stage, type(error).__name__, str(error))
             message = f"message {chunk.seq} of stream {chunk.stream!r} is a dead letter: {error}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from threading import Event, Thread
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +20,8 @@ from pipeline.serving.streams import StreamSpec, StreamView, WorkerView
 from pipeline.serving.work import CameraWork, PartitionWork, Plan, Work
 
 FIRST_PAUSE_S, MAX_PAUSE_S = 0.5, 10.0
+HEALTHY_S = 10.0  # who works for so long has overcome what it waited for
+FENCED_S = 30.0
 FINISH_S = 10.0
 
 log = logging.getLogger(__name__)
@@ -55,7 +58,7 @@ class StreamWorker:
         self._work = work_of(task, plan, scale, application)
         self._stopped = Event()
         self._state: Literal["starting", "running", "waiting"] = "starting"
-        self._reason = ""
+        self._reason, self._began_s = "", time.monotonic()
         self._thread = Thread(target=self._run, name=self._work.name, daemon=True)
         self._thread.start()
 
@@ -66,7 +69,7 @@ class StreamWorker:
         view = WorkerView(
             name=self._work.name,
             state=state,
-            reason=self._reason,
+            reason="" if state == "running" and self._healthy() else self._reason,
             pid=os.getpid(),
             node=node,
             idle_s=round(self._work.idle_s(), 1),
@@ -84,18 +87,24 @@ class StreamWorker:
         """End this process for good."""
         ray.actor.exit_actor()  # type: ignore[no-untyped-call]
 
+    def _healthy(self) -> bool:
+        """Whether it has overcome what it waited for last, if anything."""
+        return self._work.began and (self._work.delivered > 0 or time.monotonic() - self._began_s > HEALTHY_S)
+
     def _run(self) -> None:
         pause_s = FIRST_PAUSE_S
         while not self._stopped.is_set():
             try:
-                self._state, self._reason = "starting", ""
+                self._state, self._began_s = "starting", time.monotonic()
                 self._work.run()
             except FencedError as error:
-                # Whoever fenced it off is to live: to begin again would fence that one off.
+                # Whoever fenced it off is to live: to begin again at once would fence that one off. Ray starts a
+                # process that ends again only where it knows of no other.
                 self._state, self._reason = "waiting", f"{error}; this one does nothing more"
-                return
+                if not self._stopped.wait(FENCED_S):
+                    end_process(f"{self._work.name} is fenced off")
             except PipelineError as error:
-                pause_s = FIRST_PAUSE_S if self._work.began else min(2 * pause_s, MAX_PAUSE_S)
+                pause_s = FIRST_PAUSE_S if self._healthy() else min(2 * pause_s, MAX_PAUSE_S)
                 self._state, self._reason = "waiting", redact(str(error))
                 log.warning("%s waits: %s", self._work.name, self._reason)
                 self._stopped.wait(pause_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -11,11 +12,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from threading import Event
+from typing import Any, Literal
 
 from pydantic import SecretStr
 
 from pipeline.edges import Source
-from pipeline.edges.delivery import Delivery, Restored, Transactions
+from pipeline.edges.delivery import AtLeastOnce, Delivery, Restored, Transactions
 from pipeline.edges.from_kafka import KafkaSource
 from pipeline.edges.kafka_settings import KafkaSettings
 from pipeline.edges.redis_registry import Registry
@@ -28,6 +30,7 @@ from pipeline.serving.streams import StreamSpec, StreamView, expanded
 from pipeline.state_codec import decode
 from pipeline.walk import Journey
 
+CA_FILE = "OMOTE_CAMERA_CA_FILE"  # names the file of certificates that cameras behind rtsps must show one of
 SILENT_S = 10.0  # a stream of the video topic of which nothing came for so long is offline
 
 log = logging.getLogger(__name__)
@@ -42,6 +45,8 @@ class Plan:
         kafka: How to reach Kafka.
         redis: URL of Redis.
         group: Consumer group to which offsets are written; its workers fence each other.
+        delivery: ``exactly-once`` for readers of committed messages; or, for brokers without transactions,
+            ``at-least-once``: what comes twice has the same ``ce_id``.
         window: Micro-batches of a worker on their way at once.
         threads: Threads of a worker that call stages.
     """
@@ -50,8 +55,14 @@ class Plan:
     kafka: KafkaSettings
     redis: SecretStr
     group: str = "omote"
+    delivery: Literal["exactly-once", "at-least-once"] = "exactly-once"
     window: int = 3
     threads: int = 2
+
+    def delivered(self, **what: Any) -> Delivery:
+        """A delivery of this plan; see ``Delivery``."""
+        kind = Transactions if self.delivery == "exactly-once" else AtLeastOnce
+        return kind(self.kafka, group=self.group, **what)
 
     def registry(self) -> Registry:
         """The cameras and counters of this system."""
@@ -64,6 +75,7 @@ class Work(ABC):
     Attributes:
         name: Unique among the work of a plan.
         began: Whether the last `run` got as far as to read.
+        delivered: How many micro-batches it has made safe.
     """
 
     name: str
@@ -80,8 +92,9 @@ class Work(ABC):
         self._source: Source | None = None
         self._courier: Courier | None = None
         self._told: dict[str, Told] = {}
+        self._suspects: set[int] = set()
         self._delivered_s = time.monotonic()
-        self.began = False
+        self.began, self.delivered = False, 0
 
     def run(self) -> None:
         """Work until `stop`.
@@ -90,12 +103,13 @@ class Work(ABC):
             FencedError: Another worker has taken over.
             PipelineError: Something that is needed is away, or does not take what came out. Run again later.
         """
-        self.began = False
+        self.began, self.delivered = False, 0
         while not self._stopped.is_set():
             with closing(self._delivery()) as delivery:
                 try:
                     self._analyse(delivery)
                 except SetBackError as error:
+                    self._suspects |= set(error.suspects)
                     log.warning("%s: %s", self.name, error)
 
     def stop(self) -> None:
@@ -136,6 +150,7 @@ class Work(ABC):
 
     def _delivered(self, journey: Journey) -> None:
         self._delivered_s = time.monotonic()
+        self.delivered += 1
         before = self._told.get(journey.chunk.stream)
         self._told[journey.chunk.stream] = Told.of(journey, before)
 
@@ -186,13 +201,16 @@ class PartitionWork(Work):
         return min(read_s, time.monotonic() - self._delivered_s)
 
     def _delivery(self) -> Delivery:
-        return Transactions(self._plan.kafka, partition=self._number, group=self._plan.group)
+        return self._plan.delivered(partition=self._number)
 
     def _opened(self, delivery: Delivery, restored: Mapping[str, Restored]) -> Source:
         watermark = delivery.committed()
         offsets = {} if watermark is None else {self._number: watermark}
         positions = {stream: known.position for stream, known in restored.items()}
-        return KafkaSource(self._plan.kafka, partitions=[self._number], offsets=offsets, positions=positions)
+        self._suspects = {offset for offset in self._suspects if offset >= (watermark or 0)}
+        return KafkaSource(
+            self._plan.kafka, [self._number], offsets=offsets, positions=positions, alone=self._suspects
+        )
 
     def _view(self, stream: str, told: Told) -> StreamView:
         silent_s = time.monotonic() - told.at_s
@@ -246,9 +264,10 @@ class CameraWork(Work):
         return min(online_s, time.monotonic() - self._delivered_s)
 
     def _delivery(self) -> Delivery:
-        return Transactions(self._plan.kafka, owner=self._spec.id, group=self._plan.group)
+        return self._plan.delivered(owner=self._spec.id)
 
     def _opened(self, delivery: Delivery, restored: Mapping[str, Restored]) -> Source:
         del delivery, restored  # a camera cannot be asked for what is past
         spec = self._spec
-        return RtspSource(expanded(spec.url), spec.id, spec.keep, epoch=self._registry.next_number)
+        ca_file = os.environ.get(CA_FILE, "")
+        return RtspSource(expanded(spec.url), spec.id, spec.keep, ca_file=ca_file, epoch=self._registry.next_number)

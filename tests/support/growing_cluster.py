@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -18,7 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 HEAD = "f" * 51 + "00000"
+HEAD_KIND = "ray.head.default"  # the provider knows the head by this name only
 GPU_NODES = 2
 
 
@@ -40,9 +42,13 @@ def growing_cluster() -> Iterator[str]:
             env={
                 **os.environ,
                 "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+                "AUTOSCALER_UPDATE_INTERVAL_S": "1",
                 "RAY_FAKE_CLUSTER": "1",
                 "RAY_enable_autoscaler_v2": "1",
                 "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD,
+                "RAY_CLOUD_INSTANCE_ID": HEAD,
+                "RAY_NODE_TYPE_NAME": HEAD_KIND,
+                "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             },
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -51,14 +57,22 @@ def growing_cluster() -> Iterator[str]:
             until(lambda: answers(port), 60)
             yield f"127.0.0.1:{port}"
         finally:
-            head.send_signal(signal.SIGTERM)  # never `ray stop`: it ends every Ray of the machine
-            head.wait(30)
+            end(head, folder)
+
+
+def end(head: subprocess.Popen[bytes], folder: str) -> None:
+    """End a head and its nodes, and never with `ray stop`, which ends every Ray of the machine."""
+    head.terminate()
+    head.wait(30)
+    for process in psutil.process_iter(["cmdline"]):
+        if any(folder in argument for argument in process.info["cmdline"] or ()):
+            process.kill()
 
 
 def configuration(port: int) -> dict[str, Any]:
     """What the autoscaler may do, with Ray's provider of nodes that are processes."""
     kinds = {
-        "head": {"resources": {"CPU": 2}, "node_config": {}, "max_workers": 0},
+        HEAD_KIND: {"resources": {"CPU": 2}, "node_config": {}, "max_workers": 0},
         "gpu": {
             "resources": {"CPU": 1, "GPU": 1, "object_store_memory": 100_000_000},
             "node_config": {},
@@ -82,7 +96,7 @@ def configuration(port: int) -> dict[str, Any]:
         "max_workers": GPU_NODES,
         "provider": provider,
         "available_node_types": kinds,
-        "head_node_type": "head",
+        "head_node_type": HEAD_KIND,
         "idle_timeout_minutes": 0.05,
         "upscaling_speed": 1.0,
         **{f"{each}_commands": [] for each in commands},
@@ -150,4 +164,4 @@ def use(address: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(use(sys.argv[1])))
+    print(json.dumps(use(sys.argv[1])))  # noqa: T201

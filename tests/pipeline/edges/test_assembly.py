@@ -66,7 +66,8 @@ def jpeg(seq: int, stream: str = "cam", **more: object) -> VideoMessage:
 
 
 def unit(seq: int, *, keyframe: bool = False, stream: str = "cam", **more: object) -> VideoMessage:
-    return replace(jpeg(seq, stream), content_type=ACCESS_UNIT, keyframe=keyframe, **more)  # type: ignore[arg-type]
+    given = {"data": b"\0\0\1%d" % seq, "content_type": ACCESS_UNIT, "keyframe": keyframe, **more}
+    return replace(jpeg(seq, stream), **given)  # type: ignore[arg-type]
 
 
 # Putting together

@@ -6,6 +6,8 @@ import os
 import signal
 import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -69,11 +71,22 @@ def test_a_server_that_died_by_itself_can_be_started_again(tmp_path: Path) -> No
 def test_a_frozen_server_can_be_stopped_and_a_thawed_one_goes_on(tmp_path: Path) -> None:
     with Listener(tmp_path) as server:
         server.freeze()
-        assert psutil.Process(server.pid).status() == psutil.STATUS_STOPPED
+        _until(lambda: _stopped(server))
         server.thaw()
-        assert psutil.Process(server.pid).status() != psutil.STATUS_STOPPED
+        _until(lambda: not _stopped(server))
         server.freeze()
     assert server.pid == 0
+
+
+def _stopped(server: LocalServer) -> bool:
+    return bool(psutil.Process(server.pid).status() == psutil.STATUS_STOPPED)
+
+
+def _until(so: Callable[[], bool]) -> None:
+    patience = time.monotonic() + 5
+    while not so():
+        assert time.monotonic() < patience
+        time.sleep(0.01)
 
 
 def test_a_server_that_does_not_listen_to_reason_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,18 +106,20 @@ def test_a_server_that_ends_at_once_is_an_error_that_names_its_log(tmp_path: Pat
 def test_a_server_that_takes_too_long_is_an_error_and_is_gone(tmp_path: Path) -> None:
     server = Listener(tmp_path, "import time; time.sleep(600)")
     server.start_s = 0.2
+    before = psutil.Process().children()
     with pytest.raises(PipelineError, match="did not start"):
         server.start()
     assert server.pid == 0
-    assert psutil.Process().children() == []
+    assert psutil.Process().children() == before
 
 
 def test_a_start_that_is_interrupted_leaves_nothing_behind(tmp_path: Path) -> None:
     server = Listener(tmp_path, "import time; time.sleep(600)")
-    threading.Timer(0.3, signal.raise_signal, [signal.SIGINT]).start()
+    before = psutil.Process().children()
+    threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGINT]).start()
     with pytest.raises(KeyboardInterrupt):
         server.start()
-    assert psutil.Process().children() == []
+    assert psutil.Process().children() == before
 
 
 def test_ctrl_c_in_the_terminal_does_not_reach_a_server(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from pipeline.edges.kafka_topics import read_to_end
 from pipeline.servers.process import free_ports, listens
 
 pytestmark = pytest.mark.broker
-COMMAND = [sys.executable, "-c", "import typer; from pipeline.commands.up import up; typer.run(up)"]
+COMMAND = [sys.executable, "-m", "pipeline", "up"]
 BEGIN_S, END_S = 150.0, 20.0
 
 
@@ -39,7 +39,11 @@ class Up:
         asked = {name: os.environ[name] for name in os.environ.keys() - {"KAFKA_BOOTSTRAP_SERVERS", "REDIS_URL"}}
         with self._said.open("wb") as said:
             self.process = psutil.Popen(
-                [*COMMAND, "--clip", str(clip)], env={**asked, **mine, **environment}, stdout=said, stderr=said
+                [*COMMAND, "--clip", str(clip)],
+                env={**asked, **mine, **environment},
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
             )
 
     @property
@@ -56,10 +60,10 @@ class Up:
         return found
 
     def end(self) -> list[psutil.Process]:
-        """Ctrl-C; gives what is left of it."""
+        """Ctrl-C in its terminal; gives what is left of it."""
         family = self.process.children(recursive=True)
         began = time.monotonic()
-        self.process.send_signal(signal.SIGINT)
+        os.killpg(self.process.pid, signal.SIGINT)
         assert self.process.wait(60) == 0, self.said
         assert time.monotonic() - began < END_S
         _, alive = psutil.wait_procs(family, timeout=5)
@@ -122,7 +126,7 @@ def test_a_part_that_cannot_start_takes_down_those_before_it(up: Callable[..., U
     (tmp_path / "empty").mkdir()
     started = up(OMOTE_CACHE=str(tmp_path), OMOTE_KAFKA_HOME=str(tmp_path / "empty"))
     assert started.process.wait(60) == 1
-    assert "Kafka cannot be started here: it needs a folder `libs`" in started.said.replace("\n", "")
+    assert "omote: Kafka cannot be started here: it needs a folder `libs`" in started.said
     redis = re.search(r"Redis: redis://127.0.0.1:(\d+)/0 \(started here\)", started.said)
     assert redis
     assert not listens(int(redis.group(1)))
