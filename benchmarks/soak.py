@@ -55,7 +55,7 @@ from pipeline.servers.camera import FileCamera
 from pipeline.servers.process import LocalProcess
 from pipeline.servers.rtsp_server import RtspServer
 
-FPS, CHUNK_S, PARTITIONS = 10, 0.5, 4
+FPS, CHUNK_S, PARTITIONS = 8, 0.5, 4
 TYPES = ("video/mp2t", "image/jpeg", "video/mp4", "video/h264;unit=au")  # one stream after the other
 CAMERA, SEEN_BY_CAMERA = "camera", PEOPLE - 1  # id of its stream, and who is in it
 QUIET_S = 12.0  # no kill so shortly before the end

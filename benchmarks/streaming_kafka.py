@@ -85,7 +85,7 @@ def recovery(place: Site, kills: int) -> dict[str, Any]:
     films = [_as(f"mortal-{n}", film(n, CHUNK, CHUNK_S, 10)) for n in range(PARTITIONS)]
     times = []
     with Watch(place) as watch, Publication(place.settings, films, 10, range(PARTITIONS)):
-        watch.until_all(len(films))
+        watch.until({film[0].stream: 1 for film in films})
         for number in range(kills):
             name = f"partition-{number % PARTITIONS}"
             psutil.Process(next(view.pid for view in place.system.workers() if view.name == name)).kill()
@@ -131,12 +131,6 @@ class Watch(Arrivals):
     def __init__(self, place: Site) -> None:
         super().__init__(place.settings, PARTITIONS, self._remember)
         self.came: dict[str, list[tuple[int, float, float]]] = {}
-
-    def until_all(self, count: int, patience_s: float = 60.0) -> None:
-        """Wait until so many streams have given a record."""
-        until = time.monotonic() + patience_s
-        while len(self.came) < count and time.monotonic() < until:
-            time.sleep(0.1)
 
     def back(self, stream: str, since_s: float, patience_s: float = 60.0) -> float:
         """Seconds until the stream gives a record, for the first time half a second after ``since_s`` (Unix time)."""

@@ -55,7 +55,7 @@ def name(person: int) -> str:
 def pictures(person: int, scale: int = 1) -> list[Pixels]:
     """Pictures (180, 320, 3) uint8 RGB times ``scale``, HOLD of each portrait, that move a little."""
     height, width = HEIGHT * scale // ROWS, WIDTH * scale // COLUMNS
-    made = []
+    made: list[Pixels] = []
     for number in (number for number in SHOWN for _ in range(HOLD)):
         canvas = np.full((HEIGHT * scale, WIDTH * scale, 3), 96, np.uint8)
         face = cv2.resize(portrait(person + 1, number).image, (width - 4, height - 4), interpolation=cv2.INTER_AREA)

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from itertools import repeat
 from threading import Event, Thread
-from typing import Any
+from typing import Any, Self
 
 from kafka import KafkaConsumer, TopicPartition
 from streaming_people import looped, strangers
@@ -42,10 +43,10 @@ class Publication:
         self._producer = settings.producer(delivery_timeout_ms=PATIENCE_MS, max_block_ms=PATIENCE_MS)
         self._threads = [
             Thread(target=self._publish, args=(film, fps, partition), daemon=True)
-            for film, partition in zip(films, partitions or [None] * len(films), strict=True)
+            for film, partition in zip(films, partitions or repeat(None, len(films)), strict=True)
         ]
 
-    def __enter__(self) -> Publication:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
@@ -89,7 +90,7 @@ class Arrivals:
         self._assigned = [TopicPartition(settings.topic("annotations"), number) for number in range(partitions)]
         self._thread = Thread(target=self._follow, daemon=True)
 
-    def __enter__(self) -> Arrivals:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -27,6 +27,7 @@ class Journey:
         frames: Pictures that came out of it.
         seconds: Time spent in each stage and sink.
         error: What ended it, if anything did.
+        failed: Name of the stage or sink where it ended then.
         finished: ``time.perf_counter()`` when its last sink had it.
     """
 
@@ -37,6 +38,7 @@ class Journey:
     frames: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     error: PipelineError | None = None
+    failed: str = ""
     finished: float = 0.0
 
 
@@ -144,6 +146,9 @@ class Walk:
         try:
             async with self._doors.get(name) or nullcontext():
                 return await self._call(name, journey, batch)
+        except PipelineError:
+            journey.failed = name
+            raise
         finally:
             self.busy.remove(name)
             journey.seconds[name] = time.perf_counter() - since

@@ -56,6 +56,8 @@ def serve(
         raise GraphError(message) from error
     plan = Plan(declared, found, redis_url(redis), group, delivery)
     wanted, api = load_scale(scale) if scale else Scale(), ApiSettings.from_environment()
+    found.admin().close()  # who is not there is named at once: Ray takes seconds to start
+    plan.registry().values()
     console = Console(stderr=True)
     # Ray writes to the standard output whenever a process ends; what matters of it the supervisor knows.
     with (

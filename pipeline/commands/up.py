@@ -185,6 +185,7 @@ class Laptop:
         create_topics(kafka, 1)
         with self._console.status("starting Ray"):
             self._parts.enter_context(cluster())
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own handler would end Ray first
         self._tell("Ray", "this machine", STARTED)
         with self._console.status("starting the graph"):
             system = self._parts.enter_context(running(plan, scale, _api(), partitions=1))

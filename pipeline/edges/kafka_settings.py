@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -167,19 +167,17 @@ class KafkaSettings(BaseModel):
 
     def _connected(self, kind: Any, error: type[SourceError] | type[SinkError], options: dict[str, Any]) -> Any:
         """A client of Kafka; where it cannot connect, its thread and its sockets end here, for it leaves them."""
-        made: list[Any] = []
+        with ExitStack() as left_behind:
 
-        def remembered(**config: Any) -> KafkaNetClient:
-            made.append(KafkaNetClient(**config))
-            return made[-1]
+            def remembered(**config: Any) -> KafkaNetClient:
+                client = KafkaNetClient(**config)
+                left_behind.callback(client.close)
+                return client
 
-        try:
             with self.errors(error):
-                return kind(**{**self._connection(), "kafka_client": remembered, **options})
-        except BaseException:
-            for client in made:
-                client.close()
-            raise
+                connected = kind(**{**self._connection(), "kafka_client": remembered, **options})
+            left_behind.pop_all()
+        return connected
 
     def _connection(self) -> dict[str, Any]:
         return {

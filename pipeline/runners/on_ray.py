@@ -7,7 +7,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from typing import Any, cast
@@ -313,7 +313,7 @@ def _number(scale: Scale, wanted: StageScale) -> dict[str, Any]:
 
 
 def _running(replicas: Mapping[Any, int]) -> int:
-    return replicas.get("RUNNING", 0)
+    return int(replicas.get("RUNNING", 0))
 
 
 def _alone(journey: Journey) -> Journey:

@@ -6,13 +6,13 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from pipeline.edges import Sink
 from pipeline.edges.delivery import DeadLetter, Delivery
 from pipeline.edges.kafka_settings import TooLargeError
 from pipeline.edges.video_messages import BrokerChunk, Poison
-from pipeline.errors import PipelineError, UnavailableError
+from pipeline.errors import PipelineError, StageError, UnavailableError
 from pipeline.graph import Graph, Stage
 from pipeline.packets import Chunk
+from pipeline.runners.worker import Worker
 from pipeline.state_codec import encode
 from pipeline.walk import Journey
 
@@ -58,9 +58,7 @@ class Courier:
         self._delivery, self._on_delivered, self._open = delivery, on_delivered, False
         self._states = {stream: dict(of) for stream, of in states.items()}
         shared = {"delivery": delivery}
-        self._sinks: list[tuple[tuple[str, ...], Sink[Any]]] = [
-            (sink.after, graph.build(sink, shared)) for sink in hot(graph).values()
-        ]
+        self._sinks = [(sink.after, Worker(name, graph.build(sink, shared))) for name, sink in hot(graph).items()]
         self.failed: dict[str, int] = {}
 
     def __call__(self, journey: Journey) -> None:
@@ -78,12 +76,12 @@ class Courier:
         elif isinstance(error, UnavailableError):
             raise error
         elif error is not None:
-            self._set_back(chunk, getattr(error, "stage", "deliver"), error)
+            self._set_back(chunk, journey.failed, error)
         else:
             try:
                 self._deliver(chunk, journey)
-            except TooLargeError as too_large:  # it would be too large again
-                self._set_back(chunk, "deliver", too_large)
+            except (TooLargeError, StageError) as refused:  # it would be again
+                self._set_back(chunk, getattr(refused, "stage", "deliver"), refused)
             else:
                 self._on_delivered(journey)
 
@@ -99,7 +97,7 @@ class Courier:
         remembered = {**self._states.get(chunk.stream, {}), **journey.states}
         self._states[chunk.stream] = remembered
         for after, sink in self._sinks:
-            sink.write([packet for up in after for packet in journey.out[up]])
+            sink(journey, [packet for up in after for packet in journey.out[up]])
         if isinstance(chunk, BrokerChunk) and chunk.partial:
             return
         states = {chunk.stream: b"" if chunk.last else encode(remembered)}

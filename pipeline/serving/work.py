@@ -208,9 +208,7 @@ class PartitionWork(Work):
         offsets = {} if watermark is None else {self._number: watermark}
         positions = {stream: known.position for stream, known in restored.items()}
         self._suspects = {offset for offset in self._suspects if offset >= (watermark or 0)}
-        return KafkaSource(
-            self._plan.kafka, [self._number], offsets=offsets, positions=positions, alone=self._suspects
-        )
+        return KafkaSource(self._plan.kafka, [self._number], offsets=offsets, positions=positions, alone=self._suspects)
 
     def _view(self, stream: str, told: Told) -> StreamView:
         silent_s = time.monotonic() - told.at_s

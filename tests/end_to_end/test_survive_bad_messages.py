@@ -14,8 +14,7 @@ from pipeline.edges.dead_letters import letters
 from pipeline.edges.kafka_settings import KafkaSettings
 from pipeline.edges.video_messages import ACCESS_UNIT, JPEG, VideoMessage
 from pipeline.operator import Operator
-from pipeline.packets import Packet
-from pipeline.records import FrameRecord
+from pipeline.records import FrameRecord, MatchRecord, TrackRecord
 from pipeline.serving.work import Plan
 from tests.support.serving import Records, States, publish
 from tests.support.solo import alone, at_work, graph_file, outcome, plan_of, shots, until, zipped
@@ -24,6 +23,7 @@ pytestmark = pytest.mark.broker
 MPEG_TS, FRAMES, STREAMS = "video/mp2t", 48, ("gate", "lobby")
 New = Callable[..., KafkaSettings]
 Change = Callable[[VideoMessage], VideoMessage]
+Told = FrameRecord | TrackRecord | MatchRecord
 
 
 def result(plan: Plan, messages: Sequence[VideoMessage], frames: Sequence[int], deaths: int = 0) -> Records:
@@ -59,18 +59,22 @@ def as_it_is(message: VideoMessage) -> VideoMessage:
     return message
 
 
-class Verbose(Operator[Packet, FrameRecord]):
-    """Gives a record that is larger than any limit for pictures of stream time ``at``."""
+class Spoilt(Operator[Told, Told]):
+    """Gives a record that no sink takes for pictures of stream time ``at``: it is too large, or makes no sense."""
 
-    def __init__(self, at: Sequence[int]) -> None:
-        self._at = at
+    def __init__(self, at: Sequence[int], large: bool) -> None:
+        self._at, self._large = at, large
 
-    def __call__(self, batch: Sequence[Packet]) -> list[FrameRecord]:
-        return [self._told(record) for record in batch if isinstance(record, FrameRecord)]
+    def __call__(self, batch: Sequence[Told]) -> list[Told]:
+        return [self._told(record) for record in batch]
 
-    def _told(self, record: FrameRecord) -> FrameRecord:
+    def _told(self, record: Told) -> Told:
         if record.stream.id == "gate" and record.frame.pts_ns in self._at:
-            return record.model_copy(update={"faces": [{"track_id": "x" * 9_000_000}]})
+            if self._large:
+                return record.model_copy(
+                    update={"stream": record.stream.model_copy(update={"tenant": "x" * 9_000_000})}
+                )
+            return record.model_copy(update={"frame": record.frame.model_copy(update={"capture_ts": "yesterday"})})
         return record
 
 
@@ -118,23 +122,37 @@ def test_a_bad_message_in_the_middle_becomes_a_dead_letter_and_all_else_is_as_if
     assert (said["dlq-origin-partition"], said["dlq-origin-offset"]) == ("0", str(2 * number))
 
 
-def test_a_record_that_is_too_large_costs_its_message_only(
-    settings: KafkaSettings, named: Callable[[type], str], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(
+    ("large", "stage", "kind", "error"),
+    [
+        ("true", "deliver", "TooLargeError", "`omote doctor` says which limit"),
+        ("false", "records", "StageError", "yesterday"),
+    ],
+)
+def test_a_record_that_no_sink_takes_costs_its_message_only(
+    large: str, stage: str, kind: str, error: str,
+    settings: KafkaSettings, named: Callable[[type], str], tmp_path: Path,
+) -> None:  # fmt: skip
     films = [shots(stream, MPEG_TS) for stream in STREAMS]
     moment = films[0][2].pts_ns + 40_000_000
     file = graph_file(tmp_path)
-    large = f'  large:    {{use: "{named(Verbose)}", after: annotate, with: {{at: [{moment}]}}}}\nsinks:'
-    file.write_text(file.read_text().replace("sinks:", large).replace("KafkaSink\", after: annotate", "KafkaSink\", after: large"))
+    given = f"{{at: [{moment}], large: {large}}}"
+    spoilt = f'  spoilt:   {{use: "{named(Spoilt)}", after: annotate, with: {given}}}\nsinks:'
+    text = (
+        file.read_text().replace("sinks:", spoilt).replace('KafkaSink", after: annotate', 'KafkaSink", after: spoilt')
+    )
+    file.write_text(text)
     found = result(plan_of(settings, file), zipped(*films), (FRAMES - 8, FRAMES), 1)
     assert [record["frame"]["seq"] for record in found["gate"]] == list(range(FRAMES - 8))
     (letter,) = letters(settings)
-    assert (letter.said["dlq-stage"], letter.said["dlq-error-class"]) == ("deliver", "TooLargeError")
-    assert "`omote doctor` says which limit" in letter.said["dlq-error"]
+    assert (letter.said["dlq-stage"], letter.said["dlq-error-class"]) == (stage, kind)
+    assert error in letter.said["dlq-error"]
     assert letter.value == films[0][2].data
 
 
-def test_bad_messages_of_several_streams_are_told_from_their_companions(settings: KafkaSettings, tmp_path: Path) -> None:
+def test_bad_messages_of_several_streams_are_told_from_their_companions(
+    settings: KafkaSettings, tmp_path: Path
+) -> None:
     films = [shots(stream, JPEG) for stream in STREAMS]
     bad = {"gate": [3, 4, 30], "lobby": [5, 15]}
     moments = {stream: [number * 40_000_000 for number in numbers] for stream, numbers in bad.items()}
@@ -186,14 +204,8 @@ def test_what_a_successor_meets_first_may_be_bad(
 
 
 def test_pictures_that_are_too_large_to_decode_hold_up_nobody(settings: KafkaSettings, tmp_path: Path) -> None:
-    films = [shots(stream, ACCESS_UNIT, seconds=0.64) for stream in STREAMS]
-    film = films[0]
-    gop = next(number for number, message in enumerate(film) if number and message.keyframe)
+    film = shots("gate", ACCESS_UNIT)
     file = graph_file(tmp_path)
     file.write_text(file.read_text().replace('decode:Decode"', 'decode:Decode", with: {max_pixels: 3000}'))
-    large = [replace(each, stream="wall") for each in shots("wall", ACCESS_UNIT)][:3]
-    del gop, large
-    publish(settings, zipped(*films)[:6], 0)
-    with at_work(alone(plan_of(settings, file))):
-        until(settings, STREAMS, (0, 0), 6)
+    result(plan_of(settings, file), [*film[:3], *shots("lobby", ACCESS_UNIT)[:1]], (0, 0), 4)
     assert {letter.said["dlq-stage"] for letter in letters(settings)} == {"decode"}

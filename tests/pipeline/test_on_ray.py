@@ -99,21 +99,21 @@ def calm(seconds: float = 0.0) -> Graph:
 
 
 def test_a_replica_that_hangs_is_waited_for_no_longer_than_a_call_may_take_and_is_replaced(ray_cluster: None) -> None:
-    given, arrived, stopped = raw_chunks(noise(200, 8, 8), units=2), [], []
+    given, arrived = raw_chunks(noise(200, 8, 8), units=2), []
     declared, scale = calm(0.02), Scale(call_timeout_s=2, attempts=20)
     with closing(Deployments(declared, scale)) as deployments:
+        pid = deployments.replicas.handle("pause").pid.remote().result(timeout_s=20)
 
         def note(journey: Journey, walk: Walk) -> None:
             arrived.append((journey.chunk.seq, time.monotonic()))
             if len(arrived) == 20:
-                stopped.append(deployments.replicas.handle("pause").pid.remote().result(timeout_s=20))
-                os.kill(stopped[0], signal.SIGSTOP)
+                os.kill(pid, signal.SIGSTOP)
 
         elsewhere = deployments.replicas.stages
         run_local(declared, MemorySource(given), window=4, threads=6, on_journey=note, elsewhere=elsewhere)
-    assert stopped
+        assert deployments.replicas.handle("pause").pid.remote().result(timeout_s=20) != pid
     assert [number for number, _ in arrived] == list(range(100))
-    assert max(later - earlier for (_, earlier), (_, later) in pairwise(arrived)) < 30
+    assert 2 < max(later - earlier for (_, earlier), (_, later) in pairwise(arrived)) < 30
 
 
 def test_what_calls_leave_in_the_object_store_is_freed(ray_cluster: None) -> None:
@@ -157,7 +157,7 @@ def test_an_address_where_nothing_listens_is_told_at_once() -> None:
 def test_a_stage_that_cannot_start_is_named_with_its_reason(ray_cluster: None) -> None:
     logged = Stage(use="pipeline.testing:Logged", after="decode", args={"name": "a", "log": "/nowhere/log"})
     declared = Graph({"decode": Stage(use="operators.decode:Decode"), "logged": logged})
-    with pytest.raises(GraphError, match="deployment of logged cannot start: FileNotFoundError: .*'/nowhere/log'"):
+    with pytest.raises(GraphError, match=r"deployment of logged cannot start: FileNotFoundError: .*'/nowhere/log'"):
         run_on_ray(declared, Scale(), MemorySource())
 
 

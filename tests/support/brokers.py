@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -92,15 +90,6 @@ def settings(kafka: str, new_topics: Callable[..., KafkaSettings]) -> KafkaSetti
 def mortal(mortal_kafka: KafkaServer, new_topics: Callable[..., KafkaSettings]) -> tuple[KafkaServer, KafkaSettings]:
     """A broker that may be killed, and topics on it."""
     return mortal_kafka, new_topics(mortal_kafka.address)
-
-
-@pytest.fixture(scope="module")
-def swept() -> Iterator[None]:
-    """Kafka's client leaves sockets open that nobody answered; they are closed before another module notices."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 @pytest.fixture(scope="session")

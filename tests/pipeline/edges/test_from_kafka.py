@@ -19,11 +19,7 @@ from pipeline.errors import PipelineError, SinkError, SourceError
 from pipeline.packets import Chunk
 from pipeline.servers.kafka_server import KafkaServer
 
-pytestmark = [
-    pytest.mark.broker,
-    pytest.mark.usefixtures("swept"),
-    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
-]
+pytestmark = pytest.mark.broker
 Opener = Callable[[KafkaSettings], VideoTopic]
 Jpeg = Callable[..., VideoMessage]
 Read = Callable[..., KafkaSource]

@@ -15,11 +15,7 @@ from pipeline.edges.to_kafka import KafkaSink, headers, place, record_id
 from pipeline.edges.video_messages import Message
 from pipeline.records import FrameRecord, FrameRef, PolicyRecord, StreamRef, TrackRecord, TrackSummary
 
-pytestmark = [
-    pytest.mark.broker,
-    pytest.mark.usefixtures("swept"),
-    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
-]
+pytestmark = pytest.mark.broker
 
 
 def written(settings: KafkaSettings, topic: str = "annotations") -> list[Message]:

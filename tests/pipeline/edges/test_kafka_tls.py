@@ -15,7 +15,7 @@ from pipeline.errors import SourceError
 from pipeline.servers.kafka_server import KafkaServer
 from pipeline.servers.process import free_ports
 
-pytestmark = [pytest.mark.broker, pytest.mark.usefixtures("swept")]
+pytestmark = pytest.mark.broker
 PASSWORD = "swordfish-swordfish"
 
 

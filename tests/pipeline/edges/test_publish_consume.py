@@ -43,11 +43,7 @@ from pipeline.records import (
 from pipeline.testing import noise
 from tests.support.sample_records import SAMPLES
 
-pytestmark = [
-    pytest.mark.broker,
-    pytest.mark.usefixtures("swept"),
-    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
-]
+pytestmark = pytest.mark.broker
 Film = Callable[..., Path]
 Omote = Callable[..., Result]
 

@@ -19,11 +19,7 @@ from pipeline.schemas import schema
 from pipeline.servers.kafka_server import KafkaServer
 from pipeline.servers.process import free_ports
 
-pytestmark = [
-    pytest.mark.broker,
-    pytest.mark.usefixtures("swept"),
-    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
-]
+pytestmark = pytest.mark.broker
 SINCE = datetime(2026, 9, 20, 10, 0, 0, 33_000, UTC)
 Opener = Callable[[KafkaSettings], StatusTopic]
 

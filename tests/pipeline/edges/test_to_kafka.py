@@ -25,11 +25,7 @@ from pipeline.edges.video_topic import VideoTopic
 from pipeline.errors import PipelineError, SinkError
 from pipeline.servers.kafka_server import KafkaServer
 
-pytestmark = [
-    pytest.mark.broker,
-    pytest.mark.usefixtures("swept"),
-    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
-]
+pytestmark = pytest.mark.broker
 WORKER = Path(__file__).parents[2] / "support" / "small_worker.py"
 Opener = Callable[[KafkaSettings], VideoTopic]
 Jpeg = Callable[..., VideoMessage]

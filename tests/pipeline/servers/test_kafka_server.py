@@ -39,7 +39,6 @@ def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list
 
 
 @pytest.mark.broker
-@pytest.mark.usefixtures("swept")
 def test_it_keeps_its_topics_over_a_kill_and_in_its_folder(kafka_home: Path, tmp_path: Path) -> None:
     with KafkaServer(kafka_home, tmp_path / "kafka") as server:
         settings = KafkaSettings(servers=server.address)

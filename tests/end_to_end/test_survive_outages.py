@@ -1,0 +1,240 @@
+"""What a worker needs is away for a while: it stands, says why, goes on by itself, and nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
+
+from pipeline.edges.dead_letters import letters
+from pipeline.edges.kafka_settings import KafkaSettings
+from pipeline.edges.kafka_topics import create_topics
+from pipeline.edges.video_messages import ACCESS_UNIT, VideoMessage
+from pipeline.errors import UnavailableError
+from pipeline.servers.kafka_server import KafkaServer
+from pipeline.walk import Journey
+from tests.support.requirements import missing
+from tests.support.serving import ROOT, Records, States, eventually, publish, records
+from tests.support.solo import alone, at_work, graph_file, outcome, plan_of, shots, until, zipped
+
+pytestmark = pytest.mark.broker
+MPEG_TS, FRAMES, STREAMS = "video/mp2t", 48, ("gate", "lobby")
+WORKER = ROOT / "tests" / "support" / "lone_worker.py"
+New = Callable[..., KafkaSettings]
+
+
+class Crew:
+    """A worker in a process, in whose place another comes whenever it ends, as Ray does it.
+
+    Attributes:
+        said: State and reason, each time they changed, of all processes.
+    """
+
+    def __init__(self, settings: KafkaSettings, graph: Path) -> None:
+        self._command = [sys.executable, str(WORKER), settings.servers, settings.prefix, str(graph)]
+        self._over = False
+        self.said: list[tuple[str, str]] = []
+        self.deaths = -1
+        self._thread = threading.Thread(target=self._run)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._process.kill()
+
+    def reasons(self) -> str:
+        return "\n".join(reason for _, reason in self.said)
+
+    def _run(self) -> None:
+        while not self._over:
+            self.deaths += 1
+            with subprocess.Popen(self._command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as self._process:
+                assert self._process.stdout
+                for line in self._process.stdout:
+                    self.said.append(tuple(json.loads(line)))
+
+    @contextmanager
+    def at_work(self) -> Iterator[Crew]:
+        self._thread.start()
+        try:
+            yield self
+        finally:
+            self._over = True
+            self._process.kill()
+            self._thread.join()
+
+
+def calm(new: New, servers: str, file: Path, films: Sequence[Sequence[VideoMessage]]) -> tuple[Records, States]:
+    """What comes of these films where nothing is away."""
+    plan = plan_of(new(servers, 1), file)
+    publish(plan.kafka, zipped(*films), 0)
+    with at_work(alone(plan)):
+        until(plan.kafka, STREAMS, (FRAMES, FRAMES))
+    return outcome(plan.kafka, STREAMS)[:2]
+
+
+def last(remembered: States) -> States:
+    """The end of a stream and the state before it; how many there were before depends on how it was cut."""
+    return {stream: of[-2:] for stream, of in remembered.items()}
+
+
+def test_a_worker_killed_inside_a_group_of_pictures_decodes_it_again_and_tells_nothing_twice(
+    settings: KafkaSettings, kafka: str, new_topics: New, tmp_path: Path
+) -> None:
+    file, films = graph_file(tmp_path), [shots(stream, ACCESS_UNIT, seconds=0.96) for stream in STREAMS]
+    keys = [number for number, message in enumerate(films[0]) if message.keyframe]
+    assert keys[:2] == [0, 24], "a group of pictures lasts for longer than a chunk"
+    with Crew(settings, file).at_work() as crew:
+        for number in (14, 15, 37, FRAMES):
+            publish(settings, zipped(*(film[:number] for film in films))[2 * sent(settings) :], 0)
+            until(settings, STREAMS, (number // 8 * 8, number // 8 * 8))
+            crew.kill()
+        found = until(settings, STREAMS, (FRAMES, FRAMES))
+    assert crew.deaths >= 3
+    wanted, kept = calm(new_topics, kafka, file, films)
+    assert found == wanted
+    assert last(outcome(settings, STREAMS)[1]) == last(kept)
+
+
+def sent(settings: KafkaSettings) -> int:
+    """How many messages of each of the two streams were published."""
+    consumer = settings.consumer()
+    try:
+        topic = settings.topic("video")
+        consumer.partitions_for_topic(topic)
+        from kafka import TopicPartition
+
+        return int(consumer.end_offsets([TopicPartition(topic, 0)])[TopicPartition(topic, 0)]) // 2
+    finally:
+        consumer.close(autocommit=False)
+
+
+def test_a_stage_that_cannot_be_called_makes_no_dead_letters(
+    settings: KafkaSettings, kafka: str, new_topics: New, tmp_path: Path
+) -> None:
+    file, films = graph_file(tmp_path), [shots(stream, MPEG_TS) for stream in STREAMS]
+    refused = 0
+
+    def check(journey: Journey, batch: list[Any]) -> list[Any]:
+        nonlocal refused
+        if journey.chunk.seq >= 2 and refused < 5:
+            refused += 1
+            raise UnavailableError("check", 4, "ActorDiedError")
+        return batch
+
+    publish(settings, zipped(*films), 0)
+    with at_work(alone(plan_of(settings, file), check=check)) as shift:
+        until(settings, STREAMS, (FRAMES, FRAMES))
+    assert 2 <= len(shift.said) <= refused == 5
+    assert "no replica of stage 'check' answered in 4 attempts" in shift.said[0]
+    found, remembered, dead = outcome(settings, STREAMS)
+    assert (found, remembered) == calm(new_topics, kafka, file, films)
+    assert dead == []
+
+
+@pytest.mark.parametrize(("trouble", "reason"), [("no topic", "dlq.v1"), ("no room", "larger than a limit")])
+def test_while_the_dead_letters_cannot_be_written_nothing_is_passed_over(
+    trouble: str, reason: str, kafka: str, new_topics: New, tmp_path: Path
+) -> None:
+    settings = new_topics(kafka, 1)
+    file, films = graph_file(tmp_path), [shots(stream, MPEG_TS) for stream in STREAMS]
+    whole = zipped(*films)
+    bad = whole[4].__class__("gate", 1, 99, 0, MPEG_TS, b"no video")
+    close(settings, trouble)
+    publish(settings, [*whole[:4], bad, *whole[4:]], 0)
+    with Crew(settings, file).at_work() as crew:
+        until(settings, STREAMS, (16, 16))
+        eventually(lambda: reason in crew.reasons(), f"nobody says why: {crew.said}")
+        time.sleep(3)
+        assert [len(of) for of in records(settings, STREAMS).values()] == [16, 16], "it went on without the bad message"
+        assert crew.deaths == 0, "it need not end for that"
+        reopen(settings, trouble)
+        found = until(settings, STREAMS, (FRAMES, FRAMES), 1)
+        eventually(lambda: crew.said[-1] == ("running", ""), f"it still complains: {crew.said}")
+    assert (found, outcome(settings, STREAMS)[1]) == calm(new_topics, kafka, file, films)
+    assert [letter.value for letter in letters(settings)] == [b"no video"]
+
+
+def close(settings: KafkaSettings, trouble: str) -> None:
+    """Make the dead-letter topic one that takes nothing."""
+    if trouble == "no room":
+        configure(settings, "100")
+    else:
+        with admin(settings) as client:
+            client.delete_topics([settings.topic("dlq")])
+        eventually(lambda: not there(settings), "the topic does not go")
+
+
+def reopen(settings: KafkaSettings, trouble: str) -> None:
+    if trouble == "no room":
+        assert letters(settings) == []
+        configure(settings, "1000000")
+    else:
+        create_topics(settings, 1)
+
+
+def there(settings: KafkaSettings) -> bool:
+    with admin(settings) as client:
+        return settings.topic("dlq") in client.list_topics()
+
+
+def configure(settings: KafkaSettings, most_bytes: str) -> None:
+    name, change = settings.topic("dlq"), {"max.message.bytes": most_bytes}
+    with admin(settings) as client:
+        client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, change)])
+
+
+def admin(settings: KafkaSettings) -> closing[KafkaAdminClient]:
+    return closing(settings.admin())
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder with room for 64 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
+    if os.geteuid() or shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        missing("only root, and not in every container, may mount a small disk")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_disk_that_is_full_ends_the_broker_and_costs_nothing_once_there_is_room(
+    small_disk: Path, kafka_home: Path, kafka: str, new_topics: New, tmp_path: Path
+) -> None:
+    films = [shots(stream, MPEG_TS) for stream in STREAMS]
+    file = graph_file(tmp_path, given="{seconds: 0.5}")
+    whole = zipped(*films)
+    bad = whole[4].__class__("gate", 1, 99, 0, MPEG_TS, b"no video")
+    with KafkaServer(kafka_home, small_disk / "kafka") as server:
+        settings = new_topics(server.address, 1)
+        publish(settings, [*whole[:4], *[bad] * 3, *whole[4:]], 0)
+        with Crew(settings, file).at_work() as crew:
+            eventually(lambda: crew.said[-1:] == [("running", "")], "no worker runs")
+            fill(small_disk / "ballast")
+            eventually(lambda: not server.pid, "the broker lives on")
+            time.sleep(3)
+            (small_disk / "ballast").unlink()
+            server.start()
+            found = until(settings, STREAMS, (FRAMES, FRAMES), 3)
+        remembered = outcome(settings, STREAMS)[1]
+        assert len(letters(settings)) == 3
+    assert (found, remembered) == calm(new_topics, kafka, file, films)
+
+
+def fill(file: Path) -> None:
+    """Leave no room on the disk of this file."""
+    with file.open("wb", buffering=0) as ballast, suppress(OSError):
+        while True:
+            ballast.write(bytes(4096))
