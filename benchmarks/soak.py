@@ -185,6 +185,7 @@ class Soak:
             with Publication(place.settings, self._films, FPS) as publication:
                 studio.watched_by(place)
                 arrivals.until(dict.fromkeys(streams, 1))
+                self._console.print(f"running for {self._wanted_s / 60:g} minutes; Ctrl-C ends it earlier, in order")
                 figures |= self._survived(assassin, arrivals)
             self._console.print("waiting for what is on its way")
             arrivals.until(publication.sent)

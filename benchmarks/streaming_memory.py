@@ -116,5 +116,5 @@ def _sum(of: dict[str, float], *, servers: bool) -> float:
     return sum(size for role, size in of.items() if (role in SERVERS) is servers)
 
 
-def _ratio(after: float, before: float) -> float:
-    return round(after / before, 4) if before else 0.0
+def _ratio(after: float, before: float) -> float | None:
+    return round(after / before, 4) if before else None

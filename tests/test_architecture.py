@@ -33,7 +33,7 @@ MAY_MEET_CONTAINERS = ("pipeline/edges/", "pipeline/servers/")
 # Where somebody else's code is called, where a program or a thread begins, and what kills its child before it raises.
 MAY_CATCH_ALL = {
     *("pipeline/runners/worker.py", "pipeline/__main__.py", "pipeline/servers/process.py"),
-    *("pipeline/serving/stream_worker.py", "pipeline/serving/supervisor.py"),
+    *("pipeline/serving/stream_worker.py", "pipeline/serving/supervisor.py", "pipeline/runners/on_ray.py"),
 }
 VAGUE = {"utils", "util", "common", "helper", "helpers", "manager", "base", "misc", "core"}
 # Written with a bar, so that this file does not hold what it forbids.

@@ -61,10 +61,10 @@ def serve(
     console = Console(stderr=True)
     # Ray writes to the standard output whenever a process ends; what matters of it the supervisor knows.
     with (
-        _terminable(),
         Path(os.devnull).open("w") as nowhere,
         redirect_stdout(nowhere),
         cluster(address),
+        _terminable(),  # Ray has a handler of its own
         running(plan, wanted, api, partitions=partitions) as system,
     ):
         console.print(f"video from {found.topic('video')} at {found.servers}, API at {system.url}", highlight=False)

@@ -69,7 +69,7 @@ def cluster(address: str = "", *, cpus: int | None = None) -> Iterator[None]:
     A process that is connected stays connected.
 
     Raises:
-        GraphError: There is no cluster at the address.
+        GraphError: There is no cluster at the address, or none can be started here.
     """
     if ray.is_initialized():
         yield
@@ -80,8 +80,9 @@ def cluster(address: str = "", *, cpus: int | None = None) -> Iterator[None]:
     try:
         _knock(address)
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **given)
-    except (OSError, RuntimeError, ValueError) as error:
-        message = f"no Ray cluster answers at {address!r}: {str(error).splitlines()[0]}"
+    except Exception as error:  # Ray raises nothing better where its own processes are slow to start
+        what = f"no Ray cluster answers at {address!r}" if address else "Ray does not start on this machine"
+        message = f"{what}: {str(error).splitlines()[0]}"
         raise GraphError(message) from error
     try:
         yield

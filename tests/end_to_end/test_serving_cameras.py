@@ -24,6 +24,7 @@ from pipeline.servers.redis_server import RedisServer
 from pipeline.serving.work import Plan
 from tests.support.cameras import Studio
 from tests.support.serving import (
+    CAMERAS,
     FRAMES,
     PEOPLE,
     ROOT,
@@ -141,16 +142,17 @@ def test_while_redis_is_away_running_streams_go_on_nothing_is_added_and_no_epoch
 def test_one_camera_too_many_is_rejected_with_a_reason_and_nobody_else_notices(
     plan: Plan, steady: Studio, api: httpx.Client
 ) -> None:
-    assert [added(api, name, steady) for name in ("one", "two")] == [201, 201]
-    seen = {name: until("online", name, api)["epoch"] for name in ("one", "two")}
-    refused = api.post("/v1/streams", json={"id": "three", "url": steady.url()})
+    names = ("one", "two", "three")
+    assert [added(api, name, steady) for name in names] == [201] * CAMERAS
+    seen = {name: until("online", name, api)["epoch"] for name in names}
+    refused = api.post("/v1/streams", json={"id": "four", "url": steady.url()})
     assert refused.status_code == 503
-    assert "2 cameras are watched" in refused.json()["detail"]
-    assert api.get("/v1/streams/three").json()["state"] == "rejected"
+    assert "3 cameras are watched" in refused.json()["detail"]
+    assert api.get("/v1/streams/four").json()["state"] == "rejected"
     time.sleep(2)
     assert {name: until("online", name, api)["epoch"] for name in seen} == seen
     told = last_statuses(plan.kafka)
-    assert (told["three"].state, told["one"].state) == ("rejected", "online")
+    assert (told["four"].state, told["one"].state) == ("rejected", "online")
 
 
 def latency_s(settings: KafkaSettings, messages: Sequence[VideoMessage]) -> float:
@@ -200,7 +202,7 @@ def test_a_slow_camera_does_not_slow_down_a_fast_one_on_another_partition(
     system: System, plan: Plan, people: Cast
 ) -> None:
     del system
-    latency_s(plan.kafka, film(people, PEOPLE[5], "first"))  # whatever is done once is done
+    latency_s(plan.kafka, film(people, PEOPLE[5], "first", 16))  # whatever is done once is done
     by_itself = latency_s(plan.kafka, film(people, PEOPLE[5], "fast"))
     with slow(plan.kafka, people):
         beside = latency_s(plan.kafka, film(people, PEOPLE[5], "beside"))

@@ -17,7 +17,7 @@ from pipeline.servers.process import free_ports
 from tests.support.serving import ROOT
 from tests.support.solo import graph_file
 
-pytest.importorskip("ray")
+pytest.importorskip("pipeline.serving.application", reason="Ray is not installed")  # it is slow to load, too
 
 pytestmark = [pytest.mark.broker, pytest.mark.ray]
 ANSWER_S = 5.0

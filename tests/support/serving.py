@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 GRAPH, SCALE = ROOT / "deploy" / "graphs" / "faces.yaml", ROOT / "deploy" / "scale" / "laptop.yaml"
 PARTITIONS, FRAMES, HEIGHT, WIDTH, CELL = 4, 48, 360, 640, 160
+CAMERAS = 3
 FIRST_MS = round(time.time() * 1000)  # old messages would fall to the retention of the topic
 PEOPLE = (
     *("George_W_Bush", "Serena_Williams", "Gerhard_Schroeder", "Junichiro_Koizumi"),
@@ -163,7 +164,7 @@ def system(request: pytest.FixtureRequest, stage: Stage, plan: Plan) -> Iterator
         from pipeline.runners.on_ray import cluster
         from pipeline.serving.application import running
 
-        scale = load_scale(SCALE).model_copy(update={"cameras": 2})
+        scale = load_scale(SCALE).model_copy(update={"cameras": CAMERAS})
         settings = ApiSettings(port=free_ports(1)[0])
         stage.opened.enter_context(cluster(cpus=4))
         stage.system = stage.opened.enter_context(running(plan, scale, settings, partitions=PARTITIONS))
