@@ -95,41 +95,28 @@ def test_a_worker_killed_inside_a_group_of_pictures_decodes_it_again_and_tells_n
     keys = [number for number, message in enumerate(films[0]) if message.keyframe]
     assert keys[:2] == [0, 24], "a group of pictures lasts for longer than a chunk"
     with Crew(settings, file).at_work() as crew:
-        for number in (14, 15, 37, FRAMES):
-            publish(settings, zipped(*(film[:number] for film in films))[2 * sent(settings) :], 0)
-            until(settings, STREAMS, (number // 8 * 8, number // 8 * 8))
+        for first, end in ((0, 14), (14, 37), (37, FRAMES)):
+            publish(settings, zipped(*(film[first:end] for film in films)), 0)
+            until(settings, STREAMS, (end // 8 * 8, end // 8 * 8))
             crew.kill()
         found = until(settings, STREAMS, (FRAMES, FRAMES))
-    assert crew.deaths >= 3
+    assert crew.deaths >= 2
     wanted, kept = calm(new_topics, kafka, file, films)
     assert found == wanted
     assert last(outcome(settings, STREAMS)[1]) == last(kept)
-
-
-def sent(settings: KafkaSettings) -> int:
-    """How many messages of each of the two streams were published."""
-    consumer = settings.consumer()
-    try:
-        topic = settings.topic("video")
-        consumer.partitions_for_topic(topic)
-        from kafka import TopicPartition
-
-        return int(consumer.end_offsets([TopicPartition(topic, 0)])[TopicPartition(topic, 0)]) // 2
-    finally:
-        consumer.close(autocommit=False)
 
 
 def test_a_stage_that_cannot_be_called_makes_no_dead_letters(
     settings: KafkaSettings, kafka: str, new_topics: New, tmp_path: Path
 ) -> None:
     file, films = graph_file(tmp_path), [shots(stream, MPEG_TS) for stream in STREAMS]
-    refused = 0
+    refused, stage = 0, "check"
 
     def check(journey: Journey, batch: list[Any]) -> list[Any]:
         nonlocal refused
         if journey.chunk.seq >= 2 and refused < 5:
             refused += 1
-            raise UnavailableError("check", 4, "ActorDiedError")
+            raise UnavailableError(stage, 4, "ActorDiedError")
         return batch
 
     publish(settings, zipped(*films), 0)
@@ -204,7 +191,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
-    if os.geteuid() or shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+    mounts = shutil.which("mount") and not os.geteuid()
+    if not mounts or subprocess.run(mount, capture_output=True, check=False).returncode:
         missing("only root, and not in every container, may mount a small disk")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -1,4 +1,4 @@
-"""Fixtures: the whole system on Ray, one for all tests in a row that ask for it; what is fed to it and what it gives."""
+"""Fixtures: the whole system on Ray, one for all tests in a row that ask for it; what it is fed, and what it gives."""
 
 from __future__ import annotations
 

@@ -75,14 +75,16 @@ class Shift:
     Attributes:
         work: What it does.
         said: Why it had to begin again.
+        over: Whether it is told to stop.
     """
 
     work: Work
     said: list[str] = field(default_factory=list)
+    over: bool = False
 
     def run(self) -> None:
         """Until it is told to stop."""
-        while not self.work._stopped.is_set():
+        while not self.over:
             try:
                 self.work.run()
             except PipelineError as error:
@@ -99,6 +101,7 @@ def at_work(work: Work) -> Iterator[Shift]:
     try:
         yield shift
     finally:
+        shift.over = True
         work.stop()
         thread.join(30)
 
