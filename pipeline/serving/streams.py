@@ -93,7 +93,7 @@ class WorkerView(BaseModel):
         name: ``partition-0``, or ``camera-lobby``.
         state: ``starting`` until it reads for the first time, or again after it died; ``waiting`` where something
             it needs is away and it tries again by itself.
-        reason: Why it waits, one sentence.
+        reason: Why it waits, one sentence; while it tries again, why it had to.
         pid: Its process.
         node: Id of the node that it runs on.
         idle_s: Seconds since it last made progress: a wait for video that is not there yet is progress, too.

@@ -346,7 +346,7 @@ def test_no_result_crosses_from_one_stream_to_another(
 ) -> None:
     topic = video_topic(settings)
     streams = {f"cam-{n}": pictures(jpeg, 24, f"cam-{n}") for n in range(6)}
-    streams = {name: [replace(m, data=name.encode() + m.data) for m in own] for name, own in streams.items()}
+    streams = {name: [replace(m, data=m.data + name.encode()) for m in own] for name, own in streams.items()}
     for together in zip(*streams.values(), strict=True):
         for message in together:
             topic.send(message)
