@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import statistics
 import tempfile
 import time
@@ -223,6 +224,7 @@ def main(
     quick: Annotated[bool, typer.Option(help="Less of everything, in two minutes.")] = False,
 ) -> None:
     """Measure and print the table."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: everything is taken down
     found = figures(quick=quick)
     table = Table("figure", "value", "target", box=None)
     for name, value in found.items():

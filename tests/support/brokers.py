@@ -45,12 +45,8 @@ def own_kafka(kafka_home: Path, guarded_port: int, tmp_path_factory: pytest.Temp
         "sasl.enabled.mechanisms": "PLAIN",
         "listener.name.sasl_plaintext.plain.sasl.jaas.config": f'{login} user_camera="{PASSWORD}";',
     }
-    server = KafkaServer(kafka_home, tmp_path_factory.mktemp("kafka"), guarded)
-    try:
-        server.start()
+    with KafkaServer(kafka_home, tmp_path_factory.mktemp("kafka"), guarded) as server:
         yield server
-    finally:
-        server.close()
 
 
 @pytest.fixture
@@ -105,11 +101,8 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
         server = RedisServer(tmp_path_factory.mktemp("redis"))
     except PipelineError as error:
         missing(str(error))
-    try:
-        server.start()
+    with server:
         yield server
-    finally:
-        server.close()
 
 
 @pytest.fixture

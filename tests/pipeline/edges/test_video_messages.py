@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from av.video.reformatter import ColorRange, Colorspace
 
-from operators.decode import Decode
 from pipeline.edges.annex_b import START, annex_b
 from pipeline.edges.assembly import Assembly
 from pipeline.edges.files import Input
@@ -26,7 +25,6 @@ from pipeline.edges.video_messages import (
     CONTAINERS,
     CONTENT_TYPES,
     JPEG,
-    BrokerChunk,
     Message,
     Poison,
     VideoMessage,
@@ -35,51 +33,11 @@ from pipeline.edges.video_messages import (
     read,
 )
 from pipeline.errors import SourceError
-from pipeline.packets import Chunk, Codec, Frame
-from pipeline.testing import noise
+from pipeline.packets import Codec
+from tests.support.video import FLAT, SHORT, as_message, decoded, ended, same, scene, sent
 
 Film = Callable[..., Path]
-SHORT = {"g": "12", "bf": "2", "x264-params": "open-gop=0:scenecut=0"}
 LONG = {"g": "1000", "sc_threshold": "0"}
-FLAT = {"g": "12", "bf": "0", "sc_threshold": "0"}
-
-
-def scene(count: int = 60, height: int = 48, width: int = 64) -> list[np.ndarray]:
-    """Pictures that differ from each other and that an encoder likes."""
-    still = cv2.GaussianBlur(noise(1, height, width)[0], (0, 0), 5)
-    return [np.roll(still, 2 * n, axis=1) for n in range(count)]
-
-
-def decoded(given: Sequence[Chunk]) -> list[Frame]:
-    decode = Decode()
-    state, frames = decode.start("cam"), []
-    for chunk in given:
-        state, more = decode(state, [chunk])
-        frames += more
-    return frames
-
-
-def as_message(video: VideoMessage, offset: int) -> Message:
-    named = replace(video, stream=video.stream or "cam")
-    time_ms = named.capture_ns // 1_000_000
-    return Message("video", 0, offset, named.stream.encode(), named.data, tuple(named.headers), time_ms)
-
-
-def sent(videos: Sequence[VideoMessage], assembly: Assembly | None = None, first: int = 0) -> list[BrokerChunk]:
-    """What comes of messages that lie one after the other in a partition."""
-    taking = assembly or Assembly()
-    return [chunk for n, video in enumerate(videos, first) for chunk in taking.take(as_message(video, n))]
-
-
-def ended(videos: Sequence[VideoMessage]) -> list[VideoMessage]:
-    return [*videos[:-1], replace(videos[-1], eos=True)]
-
-
-def same(given: Sequence[Frame], wanted: Sequence[Frame]) -> bool:
-    return len(given) == len(wanted) and all(
-        np.array_equal(a.image, b.image) and abs(a.pts_ns - b.pts_ns) <= 1 and a.seq == b.seq
-        for a, b in zip(given, wanted, strict=True)
-    )
 
 
 # Cutting
