@@ -7,7 +7,7 @@ CACHE  := $(or $(OMOTE_CACHE),$(HOME)/.cache/omote)
 CLIPS  := $(CACHE)/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-fast bench clean
+.PHONY: help setup demo check test test-fast bench bench-streaming soak clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,14 @@ test-fast: $(VENV)/.developing  ## The tests that need no cluster, GPU or broker
 bench: $(VENV)/.developing  ## Print the table of figures of the local runner
 	@$(BIN)/omote models pull --group models --group clips --group benchmarks
 	$(BIN)/python benchmarks/local.py
+
+bench-streaming: $(VENV)/.developing  ## Print the table of figures on Ray, from Kafka to Kafka
+	@$(BIN)/omote models pull
+	$(BIN)/python benchmarks/streaming.py
+
+soak: $(VENV)/.developing  ## Kill something every minute for half an hour; nothing may be lost or doubled
+	@$(BIN)/omote models pull
+	$(BIN)/python benchmarks/soak.py --minutes $(or $(MINUTES),30)
 
 clean:  ## Remove what was made here; the cache of weights stays
 	rm -rf $(VENV) out build *.egg-info

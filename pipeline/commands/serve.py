@@ -59,10 +59,8 @@ def serve(
     found.admin().close()  # who is not there is named at once: Ray takes seconds to start
     plan.registry().values()
     console = Console(stderr=True)
-    # Ray writes to the standard output whenever a process ends; what matters of it the supervisor knows.
     with (
-        Path(os.devnull).open("w") as nowhere,
-        redirect_stdout(nowhere),
+        hushed(),
         cluster(address),
         _terminable(),  # Ray has a handler of its own
         running(plan, wanted, api, partitions=partitions) as system,
@@ -85,6 +83,13 @@ def watch(console: Console, system: System) -> None:
                 console.print(f"[{COLOURS[view.state]}]{view.id:<20}[/] {words}", highlight=False)
             said[view.id] = words
         time.sleep(LOOK_S)
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Ray writes to the standard output whenever a process ends; what matters of it the supervisor knows."""
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        yield
 
 
 @contextmanager

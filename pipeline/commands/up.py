@@ -18,7 +18,7 @@ from rich.text import Text
 
 from pipeline.commands.broker import settings
 from pipeline.commands.options import Device, Engine, Values, loaded
-from pipeline.commands.serve import ScaleFile, watch
+from pipeline.commands.serve import ScaleFile, hushed, watch
 from pipeline.errors import GraphError, PipelineError, SourceError
 from pipeline.redact import redact
 from pipeline.scale import Scale, load_scale
@@ -59,6 +59,7 @@ def up(
     try:
         with ExitStack() as parts:
             parts.callback(console.print, "everything that was started here has ended")
+            parts.enter_context(hushed())
             # Ray writes to the standard output whenever a process ends.
             parts.enter_context(redirect_stdout(parts.enter_context(Path(os.devnull).open("w"))))
             laptop = Laptop(console, parts, clip or _clip(), data)
