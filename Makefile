@@ -10,7 +10,7 @@ CLIPS  := $(CACHE)/demo
 .PHONY: help setup demo check test test-fast bench bench-streaming soak clean
 
 help:  ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
 setup: $(VENV)/.installed  ## Create the environment and install omote
 $(VENV)/.installed: pyproject.toml deploy/constraints.txt
