@@ -22,6 +22,7 @@ from pipeline.edges.from_kafka import KafkaSource
 from pipeline.edges.kafka_settings import KafkaSettings
 from pipeline.edges.redis_registry import Registry
 from pipeline.edges.rtsp import RtspSource
+from pipeline.edges.watchdog import end_process, limited
 from pipeline.graph import Graph
 from pipeline.packets import Frame
 from pipeline.runners.local import CallStage, run_local
@@ -31,6 +32,7 @@ from pipeline.state_codec import decode
 from pipeline.walk import Journey
 
 CA_FILE = "OMOTE_CAMERA_CA_FILE"  # names the file of certificates that cameras behind rtsps must show one of
+TAKE_OVER_S = 45.0  # it takes about a second; Kafka's client may never return
 SILENT_S = 10.0  # a stream of the video topic of which nothing came for so long is offline
 
 log = logging.getLogger(__name__)
@@ -135,10 +137,13 @@ class Work(ABC):
         """Its source, where the worker before left off."""
 
     def _analyse(self, delivery: Delivery) -> None:
-        plan, restored = self._plan, delivery.restore()
+        plan = self._plan
+        with limited("reading what was remembered", TAKE_OVER_S, end_process):
+            restored = delivery.restore()
         states = {stream: decode(known.state) for stream, known in restored.items() if known.state}
         with closing(Courier(plan.graph, delivery, states, self._delivered)) as courier:
-            self._courier, self._source = courier, self._opened(delivery, restored)
+            with limited("opening the source", TAKE_OVER_S, end_process):
+                self._courier, self._source = courier, self._opened(delivery, restored)
             self.began = True
             if self._stopped.is_set():  # it was asked before there was a source to tell
                 self._source.stop()
