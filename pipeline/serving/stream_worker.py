@@ -22,6 +22,7 @@ from pipeline.serving.work import CameraWork, PartitionWork, Plan, Work
 FIRST_PAUSE_S, MAX_PAUSE_S = 0.5, 10.0
 HEALTHY_S = 10.0  # who works for so long has overcome what it waited for
 FENCED_S = 30.0
+ORPHAN_S = 1.0
 FINISH_S = 10.0
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class StreamWorker:
         self._reason, self._began_s = "", time.monotonic()
         self._thread = Thread(target=self._run, name=self._work.name, daemon=True)
         self._thread.start()
+        Thread(target=_end_with, args=(os.getppid(),), name="orphan", daemon=True).start()
 
     def look(self) -> Report:
         """How it does."""
@@ -111,3 +113,10 @@ class StreamWorker:
             except Exception as error:  # whatever it is, another process does not have it
                 log.exception("%s ends", self._work.name)
                 end_process(f"{self._work.name}: {type(error).__name__}")
+
+
+def _end_with(parent: int) -> None:
+    """End this process once its raylet is gone: Python itself would wait for threads that read for ever."""
+    while os.getppid() == parent:
+        time.sleep(ORPHAN_S)
+    os._exit(0)
