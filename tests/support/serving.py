@@ -17,6 +17,7 @@ import cv2
 import httpx
 import numpy as np
 import pytest
+from kafka import TopicPartition
 from pydantic import SecretStr
 
 from pipeline.edges.kafka_settings import KafkaSettings
@@ -129,9 +130,21 @@ def analysed(settings: KafkaSettings, streams: Sequence[str], frames: int = FRAM
         time.sleep(0.3)
 
 
+def settled(settings: KafkaSettings, topic: str, limit_s: float = 10) -> None:
+    """Wait until no transaction is open in ``topic``: a commit reaches one topic before it reaches the next."""
+    consumers = [settings.consumer(isolation_level=level) for level in ("read_committed", "read_uncommitted")]
+    there = [TopicPartition(topic, number) for number in consumers[0].partitions_for_topic(topic)]
+    until = time.monotonic() + limit_s
+    while consumers[0].end_offsets(there) != consumers[1].end_offsets(there) and time.monotonic() < until:
+        time.sleep(0.05)
+    for consumer in consumers:
+        consumer.close(autocommit=False)
+
+
 def states(settings: KafkaSettings, streams: Sequence[str]) -> States:
     """Every state of these streams that counted, in order; one that was told again counts once."""
     found: States = {stream: [] for stream in streams}
+    settled(settings, settings.topic("state"))
     for message in read_to_end(settings, settings.topic("state")):
         if message.stream in found and found[message.stream][-1:] != [message.value or b""]:
             found[message.stream].append(message.value or b"")

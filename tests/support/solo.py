@@ -21,7 +21,7 @@ from pipeline.errors import PipelineError
 from pipeline.graph import load
 from pipeline.serving.work import PartitionWork, Plan, Work
 from pipeline.testing import MemorySource, noise, raw_chunks
-from tests.support.serving import Records, States, records, states
+from tests.support.serving import Records, States, records, settled, states
 
 # The whole way but for the nets; whatever is lost, doubled or out of order shows in the state of `tally`.
 GRAPH = """
@@ -120,6 +120,7 @@ def until(settings: KafkaSettings, streams: Sequence[str], frames: Sequence[int]
 
 def outcome(settings: KafkaSettings, streams: Sequence[str]) -> tuple[Records, States, list[Message]]:
     """Everything that came of these streams: records, states, dead letters."""
+    settled(settings, settings.topic("dlq"))
     return records(settings, streams), states(settings, streams), letters(settings)
 
 
