@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Protocol
 
 from pipeline.packets import Candidate, Floats, Pixels
+
+LONG_AGO = datetime.fromtimestamp(0, UTC)
+MODEL = "mobilefacenet"  # the net of the shipped graphs
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +21,7 @@ class Candidates:
         best: Best subjects first, at most one entry a subject.
         gallery: Name of the gallery that answered.
         version: Grows by one with each change of the gallery.
-        stale_s: Seconds since the matcher last heard from the gallery's truth; 0 in memory.
+        stale_s: Whole seconds since the matcher last heard from the gallery's truth; 0 while it hears from it.
     """
 
     best: tuple[Candidate, ...]
@@ -31,11 +35,18 @@ class Template:
     """One enrolled vector.
 
     Attributes:
-        subject_id: Whose it is.
+        subject_id: Whose it is; of a negative anchor, whose it is not.
         vector: (512,) float32, unit length.
         quality: In [0, 1].
         masked: Whether the face wore a mask.
-        photo: (128, 128, 3) uint8 RGB aligned crop; None where photos are not kept.
+        photo: (128, 128, 3) uint8 RGB aligned crop; None where photos are not kept, or were not asked for.
+        id: Unique in its gallery; empty where the gallery gives none.
+        model: Name of the net that made the vector; vectors of two nets must not be compared.
+        yaw: Degrees, as in ``Quality``.
+        size_px: Length of the longer side of the face in the photo.
+        source_sha256: Hash of the photo that it was made from, hexadecimal; empty where there was none.
+        created: When it was enrolled.
+        negative: Whether it says who somebody is *not*: a face nearer to it than to the subject is not the subject.
     """
 
     subject_id: str
@@ -43,6 +54,13 @@ class Template:
     quality: float
     masked: bool = False
     photo: Pixels | None = None
+    id: str = ""
+    model: str = MODEL
+    yaw: float = 0.0
+    size_px: float = 0.0
+    source_sha256: str = ""
+    created: datetime = LONG_AGO
+    negative: bool = False
 
 
 class Gallery(Protocol):
