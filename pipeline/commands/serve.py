@@ -45,7 +45,7 @@ def serve(
     """Analyse the video topic and cameras: every frame once, also when workers, replicas or brokers are killed."""
     found, declared = settings(servers, prefix), loaded(graph, variables, device, engine)
     try:
-        from pipeline.edges.redis_registry import redis_url  # noqa: PLC0415  (extras)
+        from pipeline.edges.redis_link import redis_url  # noqa: PLC0415  (extras)
         from pipeline.runners.on_ray import cluster  # noqa: PLC0415
         from pipeline.scale import Scale, load_scale  # noqa: PLC0415
         from pipeline.serving.api_settings import ApiSettings  # noqa: PLC0415

@@ -173,7 +173,7 @@ class Laptop:
     def _system(self, graph: Graph, scale: Scale, redis: str, kafka: KafkaSettings) -> System:
         try:
             from pipeline.edges.kafka_topics import create_topics  # noqa: PLC0415  (extras)
-            from pipeline.edges.redis_registry import redis_url  # noqa: PLC0415
+            from pipeline.edges.redis_link import redis_url  # noqa: PLC0415
             from pipeline.runners.on_ray import cluster  # noqa: PLC0415
             from pipeline.serving.application import running  # noqa: PLC0415
             from pipeline.serving.work import Plan  # noqa: PLC0415

@@ -10,7 +10,8 @@ from uuid import uuid4
 import pytest
 from pydantic import SecretStr
 
-from pipeline.edges.redis_registry import Registry, RegistryError, redis_url
+from pipeline.edges.redis_link import redis_url
+from pipeline.edges.redis_registry import Registry, RegistryError
 from pipeline.servers.redis_server import RedisServer
 
 
