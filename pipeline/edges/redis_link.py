@@ -83,6 +83,7 @@ class RedisLink:
             "retry": Retry(NoBackoff(), 1),
             "health_check_interval": 30,
             "decode_responses": text,
+            "protocol": 2,  # answers have the same shape whatever the server and the client's version
         }
         try:
             self.client: Any = redis.Redis.from_url(url.get_secret_value(), **options)

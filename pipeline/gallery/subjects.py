@@ -90,7 +90,6 @@ class NamespacePolicy(Kept):
         purposes: For what may be asked; anything if empty.
         require_consent: Whether nobody is enrolled whose consent is not given.
         keep_photos: Whether the aligned crops of enrolled photos are kept, where a request does not say.
-        gate: Whether faces that fail the quality gate are refused for enrolment.
         subject_ttl_s: After how long a subject is forgotten who has no date of its own; never if None.
         unknown_ttl_s: How long faces that nobody knows are kept for clustering.
         match_ttl_s: How long matches are kept.
@@ -100,7 +99,6 @@ class NamespacePolicy(Kept):
     purposes: tuple[Name, ...] = Field(default=(), max_length=32)
     require_consent: bool = False
     keep_photos: bool = False
-    gate: bool = True
     subject_ttl_s: Seconds | None = None
     unknown_ttl_s: Seconds = timedelta(days=7).total_seconds()
     match_ttl_s: Seconds = timedelta(days=30).total_seconds()

@@ -1,0 +1,139 @@
+"""The gallery of a graph whose truth is in Redis: matched in memory, seconds old at most, alive while Redis is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+from pipeline.edges import redis_layout as layout
+from pipeline.edges.redis_link import redis_url
+from pipeline.edges.redis_store import GalleryStore, in_parts
+from pipeline.gallery.errors import AwayError
+from pipeline.gallery.keys import Keys
+from pipeline.gallery.matcher import Changes, Mark, Matcher, Row
+from pipeline.gallery.protocol import MODEL
+from pipeline.packets import Pixels
+
+MOST_CHANGES = 5000  # in one answer
+HEARTBEAT_S = 1.0
+
+
+class RedisFeed:
+    """The templates of one net in one namespace, and how they change; see ``Feed``."""
+
+    def __init__(self, store: GalleryStore, model: str = MODEL) -> None:
+        """Nothing is asked before the first call.
+
+        Args:
+            store: Closed with the feed.
+            model: Templates of other nets are left out.
+        """
+        self._store, self._model = store, model
+        self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._confirmed_s, self._confirmed = 0.0, Mark("", -1)
+
+    def snapshot(self) -> tuple[Mark, Iterable[Sequence[Row]]]:
+        """See ``Feed``."""
+        mark = self._mark()
+        return mark, self._rows_of(self._store.template_ids())
+
+    def changes(self, after: Mark, wait_s: float) -> Changes | None:
+        """See ``Feed``."""
+        key, link = self._store.key, self._store.link
+        with link.errors():
+            last = f"{after.version}-0"
+            answer = link.client.xread({key.log: last}, MOST_CHANGES, round(wait_s * 1000))
+        lines = answer[0][1] if answer else []
+        if not lines:
+            return Changes(after) if self._mark() == after else None
+        first, version = (int(line[0].split(b"-")[0]) for line in (lines[0], lines[-1]))
+        if first != after.version + 1 or self._birth() != after.birth:
+            return None
+        latest = {name: change for _, line in lines for change, name in line.items()}
+        put = [name.decode() for name, change in latest.items() if change == b"put"]
+        rows = tuple(row for some in self._rows_of(put) for row in some)
+        gone = {name.decode() for name in latest} - {row.id for row in rows}
+        return Changes(Mark(after.birth, version), rows, tuple(gone))
+
+    def photo(self, subject_id: str) -> Pixels | None:
+        """See ``Feed``."""
+        own = self._store.templates(self._store.template_ids(subject_id))
+        for template in sorted((each for each in own if not each.negative), key=lambda each: -each.quality):
+            if (photo := self._store.photo(template.id)) is not None:
+                return photo
+        return None
+
+    def confirm(self, mark: Mark, rows: int) -> None:
+        """See ``Feed``."""
+        now = time.time()
+        if mark == self._confirmed and now - self._confirmed_s < HEARTBEAT_S:
+            return
+        told = json.dumps({"version": mark.version, "at": round(now, 3), "rows": rows, "model": self._model})
+        with self._store.link.errors():
+            self._store.link.client.hset(self._store.key("matchers"), self._name, told)
+        self._confirmed, self._confirmed_s = mark, now
+
+    def close(self) -> None:
+        """See ``Feed``."""
+        try:
+            with self._store.link.errors():
+                self._store.link.client.hdel(self._store.key("matchers"), self._name)
+        except AwayError:
+            pass  # whoever asks sees that it is silent
+        self._store.close()
+
+    def _mark(self) -> Mark:
+        """How the gallery stands now."""
+        with self._store.link.errors():
+            version = self._store.link.client.get(self._store.key.version)
+        return Mark(self._birth(), int(version or 0))
+
+    def _birth(self) -> str:
+        """Another one after a restart, for a server that was killed may have lost its last changes."""
+        link, key = self._store.link, self._store.key("birth")
+        with link.errors():
+            link.client.setnx(key, secrets.token_hex(8))
+            return f"{link.client.get(key).decode()}/{link.client.info('server')['run_id']}"
+
+    def _rows_of(self, names: Sequence[str]) -> Iterator[list[Row]]:
+        """The rows of those of ``names`` that are there and of this net."""
+        store = self._store
+        for some in in_parts(names):
+            with store.link.errors():
+                pipe = store.link.client.pipeline(transaction=False)
+                for name in some:
+                    pipe.hmget(store.key("template", name), layout.ROW)
+                answers = pipe.execute()
+            found = zip(some, answers, strict=True)
+            yield [self._row(name, answer) for name, answer in found if answer[2] == self._model.encode()]
+
+    def _row(self, name: str, answer: Sequence[bytes]) -> Row:
+        subject, sealed, _, negative, until = answer
+        vector = layout.opened_vector(sealed, name, self._store.keys, self._store.namespace)
+        return Row(name, subject.decode(), vector, negative == b"1", float(until or "inf"))
+
+
+class RedisGallery(Matcher):
+    """The gallery of a graph: who is known in one namespace. Where it is and its keys come from the environment.
+
+    ``REDIS_URL`` says where Redis is; for the keys see `pipeline.gallery.keys`.
+    """
+
+    def __init__(self, namespace: str = "main", model: str = MODEL, top: int = 5) -> None:
+        """Read the gallery, and follow its changes.
+
+        Args:
+            namespace: Which gallery.
+            model: Name of the net whose templates are compared.
+            top: Most subjects of an answer.
+
+        Raises:
+            AwayError: Redis does not answer.
+            KeysError: There are no keys, or others than those that sealed the gallery.
+        """
+        store = GalleryStore(redis_url(), Keys.from_environment(), namespace)
+        super().__init__(RedisFeed(store, model), namespace, top)

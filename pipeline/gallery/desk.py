@@ -1,0 +1,104 @@
+"""What every question to a gallery passes: who may ask, for what, and the line in the audit log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from pipeline.audit import Event, Outcome
+from pipeline.gallery.errors import ForbiddenError
+from pipeline.gallery.faces import Faces
+from pipeline.gallery.matcher import Matcher
+from pipeline.gallery.subjects import Caller, NamespacePolicy, Role
+
+if TYPE_CHECKING:  # what they need is an extra
+    from pipeline.edges.redis_audit import AuditLog
+    from pipeline.edges.redis_store import GalleryStore
+    from pipeline.edges.redis_tracks import TrackStore
+
+READING: Final[frozenset[Role]] = frozenset({"reader", "operator", "admin"})
+WRITING: Final[frozenset[Role]] = frozenset({"operator", "admin"})
+RULING: Final[frozenset[Role]] = frozenset({"admin"})
+AUDITING: Final[frozenset[Role]] = frozenset({"auditor", "admin"})
+WAIT_S = 1.0  # for our own matcher to see our own change
+
+ROLES: Final[dict[str, frozenset[Role]]] = {
+    **dict.fromkeys(("detect", "search", "verify", "compare", "list", "read", "matches", "unknowns"), READING),
+    **dict.fromkeys(("enrol", "change", "delete", "merge", "not me", "assign", "ignore"), WRITING),
+    **dict.fromkeys(("policy", "calibrate", "re-embed", "export", "import", "rotate keys"), RULING),
+    **dict.fromkeys(("audit", "erasure", "read policy"), AUDITING),
+}
+
+
+@dataclass(frozen=True)
+class Desk:
+    """One namespace, with everything that answers for it.
+
+    Attributes:
+        store: The truth.
+        tracks: What streams leave there.
+        matcher: The truth in memory.
+        faces: What finds and embeds faces.
+        log: The audit log.
+        topics: How long messages stay in topics that may name subjects, seconds by topic.
+    """
+
+    store: GalleryStore
+    tracks: TrackStore
+    matcher: Matcher
+    faces: Faces
+    log: AuditLog
+    topics: dict[str, float] = field(default_factory=dict)
+
+    def admit(self, caller: Caller, action: str, subject_id: str = "") -> NamespacePolicy:
+        """The policy under which ``caller`` may do this; a refusal is logged, too.
+
+        Raises:
+            ForbiddenError: The role or the purpose does not allow it.
+            AwayError: Redis does not answer, so that it could not be logged.
+        """
+        policy = self.store.policy()
+        reason = ""
+        if caller.role not in ROLES[action]:
+            reason = f"the role {caller.role!r} may not {action}; it takes {' or '.join(sorted(ROLES[action]))}"
+        elif policy.purposes and caller.purpose not in policy.purposes and action not in {"policy", "read policy"}:
+            asked = f"for {caller.purpose!r}" if caller.purpose else "without a purpose"
+            reason = f"nobody may {action} here {asked}; the purposes are {', '.join(policy.purposes)}"
+        if reason:
+            self.note(caller, action, subject_id, outcome="forbidden")
+            raise ForbiddenError(reason)
+        return policy
+
+    def note(
+        self, caller: Caller, action: str, subject_id: str = "", *, outcome: Outcome = "done", count: int = 0,
+        version: int | None = None, **details: Any,
+    ) -> None:  # fmt: skip
+        """Write a line into the audit log; it is safe when this returns.
+
+        Raises:
+            AwayError: Redis does not answer.
+        """
+        pseudonym = self.store.keys.pseudonym(self.store.namespace, subject_id) if subject_id else ""
+        event = Event(
+            actor=caller.name,
+            role=caller.role,
+            action=action,
+            purpose=caller.purpose,
+            subject=pseudonym,
+            outcome=outcome,
+            model=self.faces.model,
+            gallery_version=self.matcher.version if version is None else version,
+            count=count,
+            details=details,
+        )
+        self.log.append([event])
+
+    def seen(self, version: int) -> None:
+        """Wait until our own matcher has seen a change, so that who made it finds it."""
+        self.matcher.wait_for(version, WAIT_S)
+
+    def close(self) -> None:
+        """End the connections."""
+        self.matcher.close()
+        self.log.close()
+        self.store.close()

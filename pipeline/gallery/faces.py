@@ -1,0 +1,76 @@
+"""Faces of single pictures, by the stages of the graph that embed those of streams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import PolicyError
+from pipeline.gallery.protocol import MODEL
+from pipeline.graph import Graph, Stage
+from pipeline.operator import KeyedOperator
+from pipeline.packets import EmbeddedFace, Floats, Frame, Pixels
+
+LAST = "embed"
+
+
+class Faces:
+    """Finds, aligns, judges and embeds the faces of a picture. Safe to use from many threads.
+
+    Attributes:
+        model: Name of the net that makes the vectors.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        """Build the stages between ``decode`` and ``embed``; those of a gallery are built without it.
+
+        Raises:
+            GraphError: The graph has no ``embed`` stage.
+            PolicyError: Its policy does not allow to identify anybody.
+        """
+        if not graph.policy.identification:
+            message = "a gallery needs policy.identification and a purpose; set them in the graph"
+            raise PolicyError(message)
+        part = graph.up_to(LAST)
+        self._first, *rest = part.order
+        gallery = part.stages[LAST].args.get("gallery")
+        self.model = str(gallery.get("with", {}).get("model", MODEL)) if isinstance(gallery, dict) else MODEL
+        self._stages = [
+            (name, part.stages[name].after, part.build(_without_gallery(part.stages[name]))) for name in rest
+        ]
+        self._numbers = count()
+
+    def of(self, picture: Pixels, least_score: float = 0.0) -> list[EmbeddedFace]:
+        """The faces of a picture, (H, W, 3) uint8 RGB, largest first.
+
+        Args:
+            picture: Upright.
+            least_score: Faces of which the detector is less sure are left out.
+
+        Raises:
+            PipelineError: A stage failed.
+        """
+        stream = f"picture-{next(self._numbers)}"
+        out: dict[str, list[Any]] = {self._first: [Frame(stream, 0, 0, 0, picture)]}
+        for name, after, stage in self._stages:
+            batch = [packet for up in after for packet in out[up]]
+            out[name] = list(stage(stage.start(stream), batch)[1] if isinstance(stage, KeyedOperator) else stage(batch))
+        faces = [face for face in out[LAST] if isinstance(face, EmbeddedFace) and face.score >= least_score]
+        return sorted(faces, key=lambda face: -face.quality.size_px)
+
+    def vectors(self, crops: Sequence[Pixels]) -> Floats:
+        """(N, D) float32 of unit length, of N aligned crops, (128, 128, 3) uint8 RGB."""
+        *_, (_, _, embed) = self._stages
+        return np.asarray(embed.vectors(crops), np.float32)
+
+    def close(self) -> None:
+        """Release the nets."""
+        for _, _, stage in self._stages:
+            stage.close()
+
+
+def _without_gallery(stage: Stage) -> Stage:
+    return stage.model_copy(update={"args": {key: value for key, value in stage.args.items() if key != "gallery"}})

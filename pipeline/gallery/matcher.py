@@ -1,0 +1,244 @@
+"""Matches from memory what is kept elsewhere: reads everything once, then follows the changes."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import math
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from pipeline.errors import PipelineError
+from pipeline.gallery.index import Index
+from pipeline.gallery.protocol import Candidates
+from pipeline.packets import Floats, Pixels
+
+FRESH_S = 2.0  # a feed answers at least once a second, also where nothing has changed
+WAIT_S = 1.0
+RETRY_S = 0.25
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far a matcher has read.
+
+    Attributes:
+        birth: Which life of the gallery: one that was wiped and filled again has another.
+        version: How many changes were read.
+    """
+
+    birth: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A template as a matcher holds it.
+
+    Attributes:
+        id: Of the template.
+        subject_id: Whose it is, or is not.
+        vector: (D,) float32, unit length.
+        negative: Whether it says who somebody is not.
+        until: Seconds since 1970 from which it is not matched; infinity if always.
+    """
+
+    id: str
+    subject_id: str
+    vector: Floats
+    negative: bool
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What has changed: rows to hold, ids to forget, and how far that goes."""
+
+    mark: Mark
+    rows: tuple[Row, ...] = ()
+    gone: tuple[str, ...] = ()
+
+
+class Feed(Protocol):
+    """Where the truth of a gallery is read."""
+
+    def snapshot(self) -> tuple[Mark, Iterable[Sequence[Row]]]:
+        """A mark, and all rows, at least as new as the mark.
+
+        Raises:
+            PipelineError: The truth is away.
+        """
+
+    def changes(self, after: Mark, wait_s: float) -> Changes | None:
+        """What has changed since ``after``, as soon as anything has or ``wait_s`` are over.
+
+        None where it cannot be told any more, so that everything must be read anew.
+
+        Raises:
+            PipelineError: The truth is away.
+        """
+
+    def photo(self, subject_id: str) -> Pixels | None:
+        """The best photo of a subject that was kept; None where there is none."""
+
+    def confirm(self, mark: Mark, rows: int) -> None:
+        """Tell those who ask that this matcher has read as far as ``mark``."""
+
+    def close(self) -> None:
+        """End the connection."""
+
+
+@dataclass
+class Memory:
+    """What a matcher holds: replaced as a whole when everything is read anew."""
+
+    index: Index
+    mark: Mark
+    until: dict[str, float] = field(default_factory=dict)  # of the rows that are not matched for ever
+    expiring: list[tuple[float, str]] = field(default_factory=list)  # a heap; may hold what is no longer so
+
+
+class Matcher:
+    """A gallery that answers from memory, and follows the truth in a thread of its own.
+
+    While the truth is away it goes on with what it knows, and says for how long.
+    """
+
+    def __init__(self, feed: Feed, name: str = "main", top: int = 5) -> None:
+        """Read everything, and begin to follow.
+
+        Args:
+            feed: The truth; closed with the matcher.
+            name: What answers call this gallery.
+            top: Most subjects of an answer.
+
+        Raises:
+            PipelineError: The truth is away.
+        """
+        self.name, self._feed, self._top = name, feed, top
+        self._stopped, self._moved = threading.Event(), threading.Condition()
+        self._memory = self._read()
+        self._heard_s = time.monotonic()
+        self._thread = threading.Thread(target=self._follow, name=f"gallery-{name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def version(self) -> int:
+        """How many changes of the gallery it has seen."""
+        return self._memory.mark.version
+
+    @property
+    def stale_s(self) -> float:
+        """Seconds since it last heard from the truth; 0 while it hears from it."""
+        silent_s = time.monotonic() - self._heard_s
+        return 0.0 if silent_s < FRESH_S else float(int(silent_s))
+
+    def __len__(self) -> int:
+        """How many templates it holds."""
+        return len(self._memory.index)
+
+    def match(self, vectors: Floats, masked: Sequence[bool], top: int = 0) -> list[Candidates]:
+        """The best subjects of each of ``vectors``, (N, D); masked and bare faces are held against all templates.
+
+        ``top`` is how many, where it is not the matcher's own number.
+        """
+        del masked
+        memory, stale_s = self._memory, self.stale_s
+        found = memory.index.search(vectors, top or self._top) if len(vectors) else []
+        return [Candidates(best, self.name, memory.mark.version, stale_s) for best in found]
+
+    def vectors(self, subject_id: str) -> Floats:
+        """(N, D) templates of a subject."""
+        return self._memory.index.vectors_of(subject_id)
+
+    def template(self, subject_id: str) -> Floats | None:
+        """The subject's mean vector, (D,) float32 of unit length; None for an unknown subject."""
+        own = self.vectors(subject_id)
+        if not len(own):
+            return None
+        mean = own.mean(axis=0)
+        return np.asarray(mean / np.linalg.norm(mean), np.float32)
+
+    def photo(self, subject_id: str) -> Pixels | None:
+        """The subject's best photo that was kept; None where there is none, or the truth is away."""
+        try:
+            return self._feed.photo(subject_id)
+        except PipelineError as error:
+            log.warning("no photo for an explanation: %s", error)
+            return None
+
+    def wait_for(self, version: int, limit_s: float) -> bool:
+        """Wait until it has seen ``version`` changes; False if it took longer than ``limit_s``."""
+        with self._moved:
+            return self._moved.wait_for(lambda: self.version >= version, limit_s)
+
+    def close(self) -> None:
+        """Stop following."""
+        self._stopped.set()
+        self._thread.join(2 * WAIT_S)
+        self._feed.close()
+
+    def _read(self) -> Memory:
+        mark, parts = self._feed.snapshot()
+        memory = Memory(Index(), mark)
+        for rows in parts:
+            self._put(memory, rows)
+        self._feed.confirm(mark, len(memory.index))
+        return memory
+
+    def _follow(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._advance(self._feed.changes(self._memory.mark, WAIT_S))
+                self._heard_s = time.monotonic()
+            except PipelineError as error:
+                log.warning("gallery %r is %.0f s old: %s", self.name, self.stale_s, error)
+                self._stopped.wait(RETRY_S)
+            self._expire(self._memory)
+
+    def _advance(self, changes: Changes | None) -> None:
+        memory = self._memory
+        if changes is None:
+            memory = self._read()
+        else:
+            self._put(memory, changes.rows)
+            self._drop(memory, changes.gone)
+            memory.mark = changes.mark
+            self._feed.confirm(memory.mark, len(memory.index))
+        with self._moved:
+            self._memory = memory
+            self._moved.notify_all()
+
+    def _put(self, memory: Memory, rows: Sequence[Row]) -> None:
+        now = time.time()
+        self._drop(memory, [row.id for row in rows if row.until <= now])
+        kept = [row for row in rows if row.until > now]
+        if kept:
+            ids, subjects, vectors, negatives = zip(
+                *((r.id, r.subject_id, r.vector, r.negative) for r in kept), strict=True
+            )
+            memory.index.put_many(ids, subjects, np.array(vectors, np.float32), negatives)
+        for row in kept:
+            memory.until.pop(row.id, None)
+            if row.until < math.inf:
+                memory.until[row.id] = row.until
+                heapq.heappush(memory.expiring, (row.until, row.id))
+
+    def _drop(self, memory: Memory, names: Iterable[str]) -> None:
+        for name in names:
+            memory.index.drop(name)
+            memory.until.pop(name, None)
+
+    def _expire(self, memory: Memory) -> None:
+        now = time.time()
+        while memory.expiring and memory.expiring[0][0] <= now:
+            until, name = heapq.heappop(memory.expiring)
+            if memory.until.get(name) == until:
+                self._drop(memory, [name])

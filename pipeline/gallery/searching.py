@@ -1,0 +1,245 @@
+"""Questions to a gallery that change nothing: which faces, who are they, is it this one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+
+import numpy as np
+
+from pipeline.gallery.answers import FaceView, Found, decided
+from pipeline.gallery.desk import Desk
+from pipeline.gallery.errors import InvalidError, PictureError, UnknownError
+from pipeline.gallery.protocol import Template
+from pipeline.gallery.subjects import Caller, Limits, Subject
+from pipeline.packets import Candidate, EmbeddedFace, Floats, Pixels
+
+RUNNER_UP = 2  # subjects that a margin needs
+
+
+class Searching:
+    """Finds faces and says who they are. Every method checks the caller first and is logged."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+
+    def detect(self, caller: Caller, picture: Pixels, *, least_score: float = 0.0) -> list[FaceView]:
+        """The faces of a picture, (H, W, 3) uint8 RGB, largest first."""
+        self.desk.admit(caller, "detect")
+        faces = self.desk.faces.of(picture, least_score)
+        self.desk.note(caller, "detect", count=len(faces))
+        return [FaceView.of(face) for face in faces]
+
+    def search(
+        self,
+        caller: Caller,
+        picture: Pixels,
+        *,
+        most_faces: int = 0,
+        top: int = 1,
+        least_score: float = 0.0,
+        vectors: bool = False,
+    ) -> list[Found]:
+        """Who is in a picture, largest face first.
+
+        Args:
+            caller: Who asks.
+            picture: (H, W, 3) uint8 RGB.
+            most_faces: How many faces to look at; all if 0.
+            top: How many candidates to tell.
+            least_score: Faces of which the detector is less sure are left out.
+            vectors: Whether to give the vectors, too.
+        """
+        limits = self.desk.admit(caller, "search").limits
+        faces = self._faces(picture, most_faces, least_score)
+        found = self._decided(caller, faces, limits, top)
+        self.desk.note(caller, "search", self._only_one(found), count=len(found))
+        return found if vectors else [replace(each, vector=None) for each in found]
+
+    def search_vectors(
+        self, caller: Caller, vectors: Floats, model: str, *, top: int = 1, masked: bool = False
+    ) -> list[Found]:
+        """Who these are, (N, D) float32.
+
+        Raises:
+            InvalidError: They are no vectors of this gallery's net.
+        """
+        limits = self.desk.admit(caller, "search").limits
+        found = self._matched(caller, self.checked(vectors, model), [masked] * len(vectors), limits, top)
+        self.desk.note(caller, "search", self._only_one(found), count=len(found))
+        return found
+
+    def verify(
+        self,
+        caller: Caller,
+        picture: Pixels,
+        *,
+        subject_id: str = "",
+        template_id: str = "",
+        most_faces: int = 0,
+        least_score: float = 0.0,
+    ) -> list[Found]:
+        """Whether the faces of a picture are of a subject, or look like one template.
+
+        Raises:
+            UnknownError: There is no such subject or template.
+        """
+        limits = self.desk.admit(caller, "verify", subject_id).limits
+        subject, own = self._claimed(subject_id, template_id)
+        faces = self._faces(picture, most_faces, least_score)
+        found = [self._verified(face, subject, own, limits) for face in faces]
+        self.desk.note(caller, "verify", subject.id, count=len(found))
+        return found
+
+    def verify_vectors(
+        self, caller: Caller, vectors: Floats, model: str, *, subject_id: str = "", template_id: str = ""
+    ) -> list[Found]:
+        """Whether these vectors, (N, D) float32, are of a subject, or look like one template."""
+        limits = self.desk.admit(caller, "verify", subject_id).limits
+        subject, own = self._claimed(subject_id, template_id)
+        found = [_claim(vector, subject, own, limits, masked=False) for vector in self.checked(vectors, model)]
+        self.desk.note(caller, "verify", subject.id, count=len(found))
+        return [self._versioned(each) for each in found]
+
+    def compare(
+        self, caller: Caller, one: Pixels, other: Pixels, *, most_faces: int = 0, least_score: float = 0.0
+    ) -> tuple[FaceView, list[tuple[FaceView, float]]]:
+        """The face of one picture, and those of the other with their cosine similarity to it.
+
+        Raises:
+            PictureError: There is no face to compare, or more than one in the first picture.
+        """
+        self.desk.admit(caller, "compare")
+        source = self.only_face(one, least_score)
+        faces = [face for face in self._faces(other, most_faces, least_score) if face.embedding]
+        if not faces:
+            message = "the second picture shows no face that could be compared"
+            raise PictureError(message)
+        scores = [float(_vector(face) @ _vector(source)) for face in faces]
+        self.desk.note(caller, "compare", count=len(faces))
+        return FaceView.of(source), [(FaceView.of(face), score) for face, score in zip(faces, scores, strict=True)]
+
+    def only_face(self, picture: Pixels, least_score: float = 0.0) -> EmbeddedFace:
+        """The one face of a picture, with its vector.
+
+        Raises:
+            PictureError: There is none, there are several, or it is too poor to say who it is.
+        """
+        faces = self.desk.faces.of(picture, least_score)
+        if len(faces) != 1:
+            message = "no face is found in the given picture" if not faces else (
+                f"{len(faces)} faces are found in the picture; crop it to one"
+            )  # fmt: skip
+            raise PictureError(message)
+        if faces[0].embedding is None:
+            message = f"the face is too poor to identify anybody: {', '.join(faces[0].quality.reasons) or 'no vector'}"
+            raise PictureError(message)
+        return faces[0]
+
+    def checked(self, vectors: Floats, model: str) -> Floats:
+        """Vectors of unit length.
+
+        Raises:
+            InvalidError: They are of another net, another dimension, of no length or not finite.
+        """
+        if model and model != self.desk.faces.model:
+            message = f"vectors of {model!r} cannot be compared here; this gallery's are of {self.desk.faces.model!r}"
+            raise InvalidError(message)
+        given = np.asarray(vectors, np.float32)
+        if given.ndim != 2 or given.shape[1] != self.desk.store.dimension or not len(given):
+            message = f"vectors have shape {given.shape}; give (N, {self.desk.store.dimension}), N at least 1"
+            raise InvalidError(message)
+        length = np.linalg.norm(given.astype(np.float64), axis=1, keepdims=True)
+        if not np.isfinite(given).all() or (length < 1e-6).any():
+            message = "a vector has a number that is not finite, or no length"
+            raise InvalidError(message)
+        return np.asarray(given / length, np.float32)
+
+    def _faces(self, picture: Pixels, most: int, least_score: float) -> list[EmbeddedFace]:
+        faces = self.desk.faces.of(picture, least_score)
+        return faces[:most] if most else faces
+
+    def _decided(self, caller: Caller, faces: Sequence[EmbeddedFace], limits: Limits, top: int) -> list[Found]:
+        good = [face for face in faces if face.embedding is not None]
+        vectors = np.array([_vector(face) for face in good], np.float32)
+        answers = iter(self._matched(caller, vectors, [FaceView.of(f).masked for f in good], limits, top))
+        poor = partial(Found, "low_quality", gallery_version=self.desk.matcher.version)
+        return [
+            replace(next(answers) if face.embedding is not None else poor(), face=FaceView.of(face),
+                    vector=None if face.embedding is None else _vector(face))
+            for face in faces
+        ]  # fmt: skip
+
+    def _matched(
+        self, caller: Caller, vectors: Floats, masked: Sequence[bool], limits: Limits, top: int
+    ) -> list[Found]:
+        if not len(vectors):
+            return []
+        answers = self.desk.matcher.match(vectors, masked, max(top, RUNNER_UP))
+        found = []
+        for answer, mask in zip(answers, masked, strict=True):
+            said = decided(answer.best, limits, masked=mask)
+            said = replace(said, gallery_version=answer.version, stale_s=answer.stale_s)
+            found.append(self._allowed(caller, replace(said, candidates=said.candidates[:top])))
+        return found
+
+    def _allowed(self, caller: Caller, found: Found) -> Found:
+        """Nobody is named for a purpose that they did not agree to."""
+        if found.decision not in {"known", "ambiguous"}:
+            return found
+        try:
+            purposes = self.desk.store.subject(found.subject_id).purposes
+        except UnknownError:  # deleted a moment ago
+            return replace(found, decision="unknown", subject_id="", candidates=())
+        if purposes and caller.purpose not in purposes:
+            return replace(found, decision="suppressed", subject_id="", candidates=())
+        return found
+
+    def _claimed(self, subject_id: str, template_id: str) -> tuple[Subject, list[Template]]:
+        """The subject that is claimed, and the templates that it is to look like."""
+        store = self.desk.store
+        own = [store.template(template_id)] if template_id else store.templates(store.template_ids(subject_id))
+        subject = store.subject(own[0].subject_id if template_id else subject_id)
+        if not subject.matched(datetime.now(UTC)):
+            message = f"there is no subject {subject.id!r} who may be matched: the consent was withdrawn, or it is over"
+            raise UnknownError(message)
+        return subject, [template for template in own if template.model == self.desk.faces.model]
+
+    def _verified(self, face: EmbeddedFace, subject: Subject, own: Sequence[Template], limits: Limits) -> Found:
+        view = FaceView.of(face)
+        if face.embedding is None:
+            return self._versioned(Found("low_quality", face=view))
+        said = _claim(_vector(face), subject, own, limits, masked=view.masked)
+        return self._versioned(replace(said, face=view, vector=_vector(face)))
+
+    def _versioned(self, found: Found) -> Found:
+        return replace(found, gallery_version=self.desk.matcher.version)
+
+    @staticmethod
+    def _only_one(found: Sequence[Found]) -> str:
+        """The subject of a search that found one, for the log."""
+        known = {each.subject_id for each in found if each.decision == "known"}
+        return known.pop() if len(known) == 1 else ""
+
+
+def _claim(vector: Floats, subject: Subject, own: Sequence[Template], limits: Limits, *, masked: bool) -> Found:
+    """Whether a face is the claimed subject: no runner-up, but its negative anchors count."""
+    likes = [float(template.vector @ vector) for template in own if not template.negative]
+    unlike = max((float(template.vector @ vector) for template in own if template.negative), default=-1.0)
+    best = max(likes, default=0.0)
+    candidates = (Candidate(subject.id, best),) if likes and best > unlike else ()
+    return replace(decided(candidates, replace_margin(limits), masked=masked), score=best)
+
+
+def replace_margin(limits: Limits) -> Limits:
+    """Limits under which there is no runner-up."""
+    return limits.model_copy(update={"margin": 0.0})
+
+
+def _vector(face: EmbeddedFace) -> Floats:
+    if face.embedding is None:
+        message = "the face has no vector"
+        raise PictureError(message)
+    return face.embedding.vector
