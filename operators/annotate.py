@@ -185,6 +185,7 @@ def _identity(identity: Identity) -> IdentityRecord:
         votes=identity.votes,
         gallery=identity.gallery,
         gallery_version=identity.gallery_version,
+        gallery_stale_s=round(identity.stale_s),
         masked_policy="masked" if identity.masked else "bare",
     )
 

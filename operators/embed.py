@@ -45,6 +45,9 @@ class Embed(Operator[BareFace, EmbeddedFace]):
         found = dict(zip(chosen, self._embed([batch[n] for n in chosen]), strict=True))
         return [grow(face, EmbeddedFace, embedding=found.get(n)) for n, face in enumerate(batch)]
 
+    def close(self) -> None:
+        self._gallery.close()
+
     def vectors(self, crops: Sequence[Pixels]) -> Floats:
         """(N, 512) float32 of unit length, for N aligned (128, 128, 3) uint8 RGB crops."""
         (raw,) = self._net(np.stack([crop[INNER, INNER] for crop in crops]))
@@ -56,6 +59,6 @@ class Embed(Operator[BareFace, EmbeddedFace]):
         vectors = self.vectors([face.crop for face in faces])
         answers = self._gallery.match(vectors, [face.mask_probability >= 0.5 for face in faces])
         return [
-            Embedding(vector, answer.best, answer.gallery, answer.version)
+            Embedding(vector, answer.best, answer.gallery, answer.version, answer.stale_s)
             for vector, answer in zip(vectors, answers, strict=True)
         ]

@@ -70,6 +70,9 @@ class Explain(Operator[FeltFace, Explanation]):
         self._identity = mobilefacenet.load().to(self._device)
         self._expression = expression.load().to(self._device)
 
+    def close(self) -> None:
+        self._gallery.close()
+
     def __call__(self, batch: Sequence[FeltFace]) -> Iterator[Explanation]:
         """Zero to two explanations a face: of its match, then of its emotion."""
         for face in batch:

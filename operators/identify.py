@@ -23,6 +23,7 @@ class Evidence:
         shots: How many faces went in.
         gallery: Gallery that answered last.
         version: Its version.
+        stale_s: How long it had not heard from its truth then.
     """
 
     total: Floats = field(default_factory=lambda: np.zeros(512, np.float32))
@@ -31,6 +32,7 @@ class Evidence:
     shots: int = 0
     gallery: str = ""
     version: int = 0
+    stale_s: float = 0.0
 
     def with_shot(self, shot: Embedding, weight: float) -> Evidence:
         """The template with one more face. Subjects that the gallery did not name keep what they had."""
@@ -42,7 +44,7 @@ class Evidence:
             best = shot.candidates[0].subject_id
             votes[best] = votes.get(best, 0) + 1
         total = np.asarray(self.total + weight * shot.vector, np.float32)
-        return Evidence(total, scores, votes, self.shots + 1, shot.gallery, shot.gallery_version)
+        return Evidence(total, scores, votes, self.shots + 1, shot.gallery, shot.gallery_version, shot.stale_s)
 
     def ranked(self) -> list[tuple[str, float]]:
         """Subjects and the cosine of the template with each of them, best first.
@@ -94,8 +96,9 @@ class Rules:
         (best, score), second = (ranked[0] if ranked else ("", 0.0)), (ranked[1][1] if len(ranked) > 1 else 0.0)
         votes, margin = evidence.votes.get(best, 0), score - second
         said = Identity(
-            "not_evaluated", "", score, threshold, margin, second, votes, evidence.gallery, evidence.version, masked
-        )
+            "not_evaluated", "", score, threshold, margin, second, votes,
+            evidence.gallery, evidence.version, masked, evidence.stale_s,
+        )  # fmt: skip
         slack = self.slack if person.identity.decision == "known" and person.identity.subject_id == best else 0.0
         if evidence.shots < self.votes:
             return said

@@ -233,12 +233,14 @@ class Embedding:
         candidates: Best subjects first, at most one entry a subject; empty where there is no gallery.
         gallery: Name of the namespace that was searched.
         gallery_version: Version of the gallery that answered.
+        stale_s: Whole seconds since the matcher last heard from the gallery's truth; 0 while it hears from it.
     """
 
     vector: Floats
     candidates: tuple[Candidate, ...]
     gallery: str
     gallery_version: int
+    stale_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +278,7 @@ class Identity:
         gallery: Namespace searched.
         gallery_version: Version that answered last.
         masked: Whether the threshold for masked faces was used.
+        stale_s: How long the matcher had not heard from the gallery when it answered last, whole seconds.
     """
 
     decision: Decision
@@ -288,6 +291,7 @@ class Identity:
     gallery: str = ""
     gallery_version: int = 0
     masked: bool = False
+    stale_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

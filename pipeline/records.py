@@ -141,6 +141,7 @@ class IdentityRecord(Record):
         gallery: Namespace that was searched.
         gallery_version: Version of the gallery that answered.
         masked_policy: Whether the threshold for masked faces was used.
+        gallery_stale_s: For how long the gallery had not heard of changes when it answered; 0 while it hears of them.
     """
 
     decision: Literal["known", "unknown", "ambiguous", "low_quality", "suppressed", "not_evaluated"]
@@ -153,6 +154,7 @@ class IdentityRecord(Record):
     gallery: str
     gallery_version: int
     masked_policy: Literal["bare", "masked"]
+    gallery_stale_s: int = 0
 
 
 class WindowRecord(Record):

@@ -14,8 +14,8 @@ from pipeline.edges.from_kafka import message
 from pipeline.edges.kafka_settings import KafkaSettings
 from pipeline.edges.video_messages import Message
 from pipeline.errors import SourceError
+from pipeline.retention import MINUTE_MS, RETENTION_MS
 
-MINUTE_MS, DAY_MS = 60_000, 86_400_000
 # A dead letter is the message and why it died: it must fit wherever the message did.
 LETTER_BYTES = 64 * 1024
 COMPACTED = {
@@ -24,16 +24,6 @@ COMPACTED = {
     "segment.bytes": str(16 << 20),
     "segment.ms": str(10 * MINUTE_MS),
     "min.cleanable.dirty.ratio": "0.1",
-}
-RETENTION_MS = {
-    "video": 5 * MINUTE_MS,
-    "annotations": 7 * DAY_MS,
-    "tracks": 30 * DAY_MS,
-    "matches": DAY_MS,
-    "annotated-video": 5 * MINUTE_MS,
-    "explanations": 7 * DAY_MS,
-    "audit": 365 * DAY_MS,
-    "dlq": 7 * DAY_MS,
 }
 TOPICS = ("streams.status", "state", *RETENTION_MS)
 READ_S = 60.0

@@ -7,7 +7,10 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 from pipeline.edges import redis_layout as layout
 from pipeline.edges.redis_link import redis_url
@@ -20,6 +23,10 @@ from pipeline.packets import Pixels
 
 MOST_CHANGES = 5000  # in one answer
 HEARTBEAT_S = 1.0
+AHEAD = 2  # parts of a snapshot that are on their way
+
+Part = TypeVar("Part")
+Answer = TypeVar("Answer")
 
 
 class RedisFeed:
@@ -101,20 +108,29 @@ class RedisFeed:
 
     def _rows_of(self, names: Sequence[str]) -> Iterator[list[Row]]:
         """The rows of those of ``names`` that are there and of this net."""
-        store = self._store
-        for some in in_parts(names):
-            with store.link.errors():
-                pipe = store.link.client.pipeline(transaction=False)
-                for name in some:
-                    pipe.hmget(store.key("template", name), layout.ROW)
-                answers = pipe.execute()
-            found = zip(some, answers, strict=True)
-            yield [self._row(name, answer) for name, answer in found if answer[2] == self._model.encode()]
+        model = self._model.encode()
+        for some, answers in _ahead(self._fields_of, in_parts(names)):
+            yield [self._row(name, answer) for name, answer in zip(some, answers, strict=True) if answer[2] == model]
+
+    def _fields_of(self, names: Sequence[str]) -> list[list[bytes]]:
+        return self._store.link.fields([self._store.key("template", name) for name in names], layout.ROW)
 
     def _row(self, name: str, answer: Sequence[bytes]) -> Row:
         subject, sealed, _, negative, until = answer
         vector = layout.opened_vector(sealed, name, self._store.keys, self._store.namespace)
         return Row(name, subject.decode(), vector, negative == b"1", float(until or "inf"))
+
+
+def _ahead(ask: Callable[[Part], Answer], parts: Sequence[Part]) -> Iterator[tuple[Part, Answer]]:
+    """Each part with its answer; the next ones are asked for while this one is worked on."""
+    if len(parts) < 2:
+        yield from ((part, ask(part)) for part in parts)
+        return
+    with ThreadPoolExecutor(AHEAD) as pool:
+        asked: deque[Future[Answer]] = deque()
+        for number, part in enumerate(parts):
+            asked.extend(pool.submit(ask, each) for each in parts[number + len(asked) : number + AHEAD + 1])
+            yield part, asked.popleft().result()
 
 
 class RedisGallery(Matcher):

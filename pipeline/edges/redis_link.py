@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -47,6 +47,13 @@ for n = at, #ARGV, 2 do
   redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[1], version .. '-0', ARGV[n], ARGV[n + 1])
 end
 return version
+"""
+
+# One answer instead of one for each key: the client spends far longer on an answer than the server does.
+FIELDS = """
+local found = {}
+for n, key in ipairs(KEYS) do found[n] = redis.call('HMGET', key, unpack(ARGV)) end
+return found
 """
 
 
@@ -99,6 +106,18 @@ class RedisLink:
         except RedisError as error:
             message = f"Redis at {self._shown} does not answer: {redact(str(error))}"
             raise self._error(message) from error
+
+    def fields(self, keys: Sequence[str], names: Sequence[str]) -> list[list[Any]]:
+        """The fields ``names`` of each of a few hundred hashes, in one go; None for what is not there.
+
+        Raises:
+            PipelineError: Redis does not answer.
+        """
+        if not keys:
+            return []
+        with self.errors():
+            found: list[list[Any]] = self.client.eval(FIELDS, len(keys), *keys, *names)
+        return found
 
     def close(self) -> None:
         """End the connections."""

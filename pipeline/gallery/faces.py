@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -24,24 +25,28 @@ class Faces:
         model: Name of the net that makes the vectors.
     """
 
-    def __init__(self, graph: Graph) -> None:
-        """Build the stages between ``decode`` and ``embed``; those of a gallery are built without it.
+    def __init__(self, graph: Callable[[], Graph], model: str = MODEL) -> None:
+        """Nothing is loaded before the first picture, or `ready`.
+
+        Args:
+            graph: Gives the graph; its stages between ``decode`` and ``embed`` are built, without a gallery.
+            model: What its net is called.
+        """
+        self.model, self._graph = model, graph
+        self._lock, self._built = Lock(), list[tuple[str, tuple[str, ...], Any]]()
+        self._numbers = count()
+
+    def ready(self) -> None:
+        """Load the nets.
 
         Raises:
             GraphError: The graph has no ``embed`` stage.
             PolicyError: Its policy does not allow to identify anybody.
+            WeightsError: The weights were not pulled.
         """
-        if not graph.policy.identification:
-            message = "a gallery needs policy.identification and a purpose; set them in the graph"
-            raise PolicyError(message)
-        part = graph.up_to(LAST)
-        self._first, *rest = part.order
-        gallery = part.stages[LAST].args.get("gallery")
-        self.model = str(gallery.get("with", {}).get("model", MODEL)) if isinstance(gallery, dict) else MODEL
-        self._stages = [
-            (name, part.stages[name].after, part.build(_without_gallery(part.stages[name]))) for name in rest
-        ]
-        self._numbers = count()
+        with self._lock:
+            if not self._built:
+                self._built = _built(self._graph())
 
     def of(self, picture: Pixels, least_score: float = 0.0) -> list[EmbeddedFace]:
         """The faces of a picture, (H, W, 3) uint8 RGB, largest first.
@@ -54,8 +59,10 @@ class Faces:
             PipelineError: A stage failed.
         """
         stream = f"picture-{next(self._numbers)}"
-        out: dict[str, list[Any]] = {self._first: [Frame(stream, 0, 0, 0, picture)]}
-        for name, after, stage in self._stages:
+        self.ready()
+        (first, _, _), *rest = self._built
+        out: dict[str, list[Any]] = {first: [Frame(stream, 0, 0, 0, picture)]}
+        for name, after, stage in rest:
             batch = [packet for up in after for packet in out[up]]
             out[name] = list(stage(stage.start(stream), batch)[1] if isinstance(stage, KeyedOperator) else stage(batch))
         faces = [face for face in out[LAST] if isinstance(face, EmbeddedFace) and face.score >= least_score]
@@ -63,13 +70,25 @@ class Faces:
 
     def vectors(self, crops: Sequence[Pixels]) -> Floats:
         """(N, D) float32 of unit length, of N aligned crops, (128, 128, 3) uint8 RGB."""
-        *_, (_, _, embed) = self._stages
+        self.ready()
+        *_, (_, _, embed) = self._built
         return np.asarray(embed.vectors(crops), np.float32)
 
     def close(self) -> None:
         """Release the nets."""
-        for _, _, stage in self._stages:
+        for _, _, stage in self._built[1:]:
             stage.close()
+
+
+def _built(graph: Graph) -> list[tuple[str, tuple[str, ...], Any]]:
+    """The stages up to the last one, in order; the first, which decodes, is not needed."""
+    if not graph.policy.identification:
+        message = "a gallery needs policy.identification and a purpose; set them in the graph"
+        raise PolicyError(message)
+    part = graph.up_to(LAST)
+    first, *rest = part.order
+    built = [(name, part.stages[name].after, part.build(_without_gallery(part.stages[name]))) for name in rest]
+    return [(first, (), None), *built]
 
 
 def _without_gallery(stage: Stage) -> Stage:

@@ -65,6 +65,9 @@ class MemoryGallery:
         kept = [t for t in self._templates if t.subject_id == subject_id and t.photo is not None]
         return max(kept, key=lambda t: t.quality).photo if kept else None
 
+    def close(self) -> None:
+        """Nothing is held open."""
+
     def save(self, path: str | Path) -> None:
         """Write the gallery to one file, in numpy's ``.npz`` format.
 

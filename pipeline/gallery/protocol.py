@@ -74,3 +74,6 @@ class Gallery(Protocol):
 
     def photo(self, subject_id: str) -> Pixels | None:
         """The subject's best kept photo, (128, 128, 3) uint8 RGB; None where there is none."""
+
+    def close(self) -> None:
+        """Release what was opened."""

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 from uuid import NAMESPACE_OID, uuid5
 
 import numpy as np
 
-from pipeline.audit import Entry, Fault
+from pipeline.audit import Anchor, Entry, Fault
 from pipeline.gallery.calibration import Calibration, calibrate
 from pipeline.gallery.coverage import Coverage, coverage
-from pipeline.gallery.errors import UnknownError
+from pipeline.gallery.errors import RefusedError, UnknownError
 from pipeline.gallery.keeping import Keeping
 from pipeline.gallery.protocol import Template
 from pipeline.gallery.receipts import MatcherWord, Receipt, Removed, SignedReceipt, signed, verified
-from pipeline.gallery.subjects import Caller, NamespacePolicy, Sighting
+from pipeline.gallery.subjects import Caller, Limits, NamespacePolicy, Sighting
 from pipeline.packets import Floats
+
+if TYPE_CHECKING:  # what it needs is an extra
+    from pipeline.edges.redis_audit import AuditLog
 
 CONFIRM_S = 3.0  # how long running matchers may take to confirm an erasure
 SILENT_S = 10.0  # a matcher of which nothing was heard for so long does not run, or does not hear Redis
@@ -115,7 +119,7 @@ class GalleryService(Keeping):
         unknowns = [track for track in self.desk.tracks.unknowns() if track.model == self.desk.faces.model]
         found = calibrate(templates, unknowns, promised_far=promised_far)
         if apply:
-            self.desk.store.set_policy(policy.model_copy(update={"limits": found.limits(policy.limits)}))
+            self.desk.store.set_policy(policy.model_copy(update={"limits": suggested(found, policy.limits)}))
         self.desk.note(caller, "calibrate", count=len(templates), applied=apply)
         return found
 
@@ -236,10 +240,16 @@ class GalleryService(Keeping):
         about = self._pseudonym(subject) if subject else ""
         return self.desk.log.read(after, limit, action=action, actor=actor, subject=about)
 
-    def verify_audit(self, caller: Caller) -> list[Fault]:
-        """What is wrong with the audit log; nothing if it is whole."""
+    def verify_audit(self, caller: Caller, against: Iterable[Anchor] = ()) -> list[Fault]:
+        """What is wrong with the audit log; nothing if it is whole, and holds what was once copied from it."""
         self.desk.admit(caller, "audit")
-        return self.desk.log.verify()
+        return self.desk.log.verify(against)
+
+    def exporting(self, caller: Caller) -> AuditLog:
+        """The audit log, to be read as a whole by who copies or inspects it."""
+        self.desk.admit(caller, "audit")
+        self.desk.note(caller, "audit", what="whole")
+        return self.desk.log
 
     def reseal(self, caller: Caller) -> int:
         """Seal what lies under an old key under the current one; how many pieces."""
@@ -310,3 +320,17 @@ class GalleryService(Keeping):
         return replace(
             template, id=str(uuid5(NAMESPACE_OID, f"{template.id}/{model}")), model=model, vector=vector, photo=photo
         )
+
+
+def suggested(found: Calibration, limits: Limits) -> Limits:
+    """The limits that a calibration suggests; those that hold where it suggests none.
+
+    Raises:
+        RefusedError: It suggests none at all.
+    """
+    if found.bare.suggestion is None:
+        message = f"this gallery bears no threshold: {'; '.join(each.sentence for each in found.bare.refusals)}"
+        raise RefusedError(message)
+    masked = found.masked.suggestion.threshold if found.masked.suggestion else limits.masked_threshold
+    bare = found.bare.suggestion
+    return Limits(threshold=bare.threshold, masked_threshold=masked, margin=bare.margin)

@@ -1,0 +1,94 @@
+"""What the verbs of ``omote gallery`` share: where the gallery is, which graph sees faces, who asks and why."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from pipeline.errors import GraphError
+from pipeline.gallery.protocol import MODEL
+from pipeline.gallery.subjects import Caller
+from pipeline.graph import load
+from pipeline.retention import naming_subjects
+
+if TYPE_CHECKING:
+    from pipeline.edges.galleries import Galleries
+    from pipeline.edges.redis_store import GalleryStore
+    from pipeline.gallery.service import GalleryService
+
+GRAPH = Path("deploy/graphs/faces.yaml")
+
+Namespace = Annotated[str, typer.Option("--namespace", "-n", envvar="OMOTE_GALLERY", help="Which gallery.")]
+RedisUrl = Annotated[str, typer.Option(help="redis://host:port/0; REDIS_URL if not given.")]
+FacesOf = Annotated[Path, typer.Option("--graph", envvar="OMOTE_GRAPH", help="The graph whose stages see faces.")]
+Purpose = Annotated[str, typer.Option(envvar="OMOTE_PURPOSE", help="Why you ask; the audit log keeps it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Everything, for programs.")]
+SubjectId = Annotated[str, typer.Argument(metavar="SUBJECT", help="As `omote gallery list` shows it.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A gallery and who asks it."""
+
+    service: GalleryService
+    caller: Caller
+
+    @property
+    def store(self) -> GalleryStore:
+        """Where it is kept."""
+        return self.service.desk.store
+
+
+@contextmanager
+def opened(namespace: str, purpose: str = "", redis: str = "", graph: Path = GRAPH) -> Iterator[Opened]:
+    """The gallery of a namespace, with all rights: whoever has its keys and its Redis could do anything anyway.
+
+    Raises:
+        GalleryError: Redis does not answer, or there are no keys.
+        GraphError: What speaks with Redis is not installed.
+    """
+    galleries = galleries_at(redis, graph)
+    try:
+        yield Opened(galleries.of(namespace), Caller(f"{getpass.getuser()} at the command line", "admin", purpose))
+    finally:
+        galleries.close()
+
+
+def galleries_at(redis: str = "", graph: Path = GRAPH) -> Galleries:
+    """All galleries of a Redis.
+
+    Raises:
+        GalleryError: There are no keys.
+        GraphError: What speaks with Redis is not installed.
+    """
+    try:
+        from pipeline.edges.galleries import Galleries  # noqa: PLC0415  (an extra)
+        from pipeline.edges.redis_link import redis_url  # noqa: PLC0415
+        from pipeline.gallery.faces import Faces  # noqa: PLC0415
+        from pipeline.gallery.keys import Keys  # noqa: PLC0415
+    except ImportError as error:
+        message = f"{error.name} is not installed here: install omote[gallery]"
+        raise GraphError(message) from error
+    topics = naming_subjects(os.environ.get("OMOTE_KAFKA_PREFIX", "omote."))
+    return Galleries(redis_url(redis), Keys.from_environment(), Faces(lambda: load(graph), MODEL), topics)
+
+
+def console(*, errors: bool = False) -> Console:
+    """The terminal; as wide as a table needs where it is none."""
+    stream = sys.stderr if errors else sys.stdout
+    return Console(stderr=errors, highlight=False, width=None if stream.isatty() else 200)
+
+
+def harmless(text: str) -> str:
+    """``text`` without anything that gives orders to a terminal."""
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)

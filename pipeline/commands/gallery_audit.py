@@ -1,0 +1,126 @@
+"""``omote gallery audit``: who asked what and why, whether the log is whole, and what is unusual in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.audit import Anchor
+from pipeline.commands.broker import Prefix, Servers, settings
+from pipeline.commands.gallery_access import AsJson, Namespace, RedisUrl, console, harmless, opened
+
+if TYPE_CHECKING:
+    from pipeline.audit import Entry, Fault
+
+app = typer.Typer(help="Who asked what, when and why.", no_args_is_help=True)
+
+RULES = Path("deploy/inspection.yaml")
+
+
+@app.command("list")
+def list_entries(
+    namespace: Namespace = "main",
+    action: Annotated[str, typer.Option(help="Only this action.")] = "",
+    actor: Annotated[str, typer.Option(help="Only this actor.")] = "",
+    subject: Annotated[str, typer.Option(help="Only about this subject.")] = "",
+    after: Annotated[int, typer.Option(min=0, help="Only entries after this number.")] = 0,
+    limit: Annotated[int, typer.Option(min=1, help="Most entries.")] = 100,
+    redis: RedisUrl = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show entries, oldest first."""
+    with opened(namespace, "", redis) as at:
+        found = at.service.audit(at.caller, after=after, limit=limit, action=action, actor=actor, subject=subject)
+    if as_json:
+        for entry in found:
+            typer.echo(entry.line.decode())
+        return
+    table = Table("seq", "at", "actor", "role", "action", "outcome", "purpose", "about", "count", box=None)
+    for entry in found:
+        table.add_row(*_cells(entry))
+    console().print(table if found else "no such entry")
+
+
+@app.command()
+def verify(
+    namespace: Namespace = "main",
+    against: Annotated[Path | None, typer.Option(help="An exported file: what was in it must still be there.")] = None,
+    redis: RedisUrl = "",
+) -> None:
+    """Find any change, gap or reordering. Exit status 1 if there is one."""
+    from pipeline.edges.audit_export import exported  # noqa: PLC0415  (an extra)
+
+    with opened(namespace, "", redis) as at:
+        anchors: Iterable[Anchor] = exported(against) if against else ()
+        head, faults = at.service.desk.log.head(), at.service.verify_audit(at.caller, anchors)
+    _tell(faults, f"{head.seq} entries, none changed, none missing")
+
+
+@app.command()
+def export(
+    to: Annotated[Path | None, typer.Option(help="A file of JSON lines; goes on behind what is in it.")] = None,
+    kafka: Annotated[
+        bool, typer.Option("--kafka", help="The topic omote.audit.v1; goes on behind what is there.")
+    ] = False,
+    namespace: Namespace = "main",
+    servers: Servers = "",
+    prefix: Prefix = "",
+    redis: RedisUrl = "",
+) -> None:
+    """Copy the log to a file, or to Kafka, where whoever has Redis cannot change it."""
+    from pipeline.edges.audit_export import to_file, to_kafka  # noqa: PLC0415  (an extra)
+
+    if (to is not None) == kafka:
+        message = "say where to: --to FILE, or --kafka"
+        raise typer.BadParameter(message)
+    with opened(namespace, "", redis) as at:
+        log = at.service.exporting(at.caller)
+        count = to_kafka(log, settings(servers, prefix)) if to is None else to_file(log, to)
+    console(errors=True).print(f"{count} entries exported")
+
+
+@app.command()
+def inspect(
+    rules: Annotated[Path, typer.Option(help="What is unusual.")] = RULES,
+    namespace: Namespace = "main",
+    redis: RedisUrl = "",
+    as_json: AsJson = False,
+) -> None:
+    """Look for unusual use. Exit status 1 if there is any."""
+    from pipeline.inspection import Rules  # noqa: PLC0415
+    from pipeline.inspection import inspect as inspected  # noqa: PLC0415
+
+    wanted = Rules.read(rules)
+    with opened(namespace, "", redis) as at:
+        policy = at.service.policy(at.caller)
+        found = inspected(at.service.exporting(at.caller).entries(), wanted, policy.purposes)
+    if as_json:
+        typer.echo(json.dumps([each.model_dump(mode="json") for each in found]))
+    else:
+        for each in found:
+            console().print(Text(harmless(each.text), "yellow"))
+    if found:
+        raise typer.Exit(1)
+    console(errors=True).print("nothing unusual")
+
+
+def _tell(faults: list[Fault], well: str) -> None:
+    for fault in faults:
+        console().print(Text(harmless(fault.text), "red"))
+    if faults:
+        raise typer.Exit(1)
+    console().print(well)
+
+
+def _cells(entry: Entry) -> tuple[Text, ...]:
+    said = (
+        str(entry.seq), f"{entry.at:%Y-%m-%d %H:%M:%S}", entry.actor, entry.role, entry.action, entry.outcome,
+        entry.purpose or "-", entry.subject[:8] or "-", str(entry.count),
+    )  # fmt: skip
+    return tuple(Text(harmless(cell)) for cell in said)

@@ -1,0 +1,114 @@
+"""``omote gallery keys`` and ``omote gallery access``: what seals and signs, and who may ask over the network."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.commands.gallery_access import Namespace, RedisUrl, console, harmless, opened
+from pipeline.gallery.keys import FILE_VARIABLE, Keys
+from pipeline.gallery.subjects import Role
+
+if TYPE_CHECKING:
+    from pipeline.edges.redis_api_keys import ApiKeys
+
+app = typer.Typer(
+    help="The keys that seal vectors and photos, and sign receipts and the audit log.", no_args_is_help=True
+)
+access = typer.Typer(help="API keys: who may ask over the network, and what.", no_args_is_help=True)
+
+KeysFile = Annotated[Path, typer.Argument(help="The file of keys.", show_default=False)]
+NewFile = Annotated[Path, typer.Argument(metavar="INTO", help="The file to write.", show_default=False)]
+
+
+@app.command()
+def new(file: KeysFile) -> None:
+    """Make keys; the file can be read by its owner alone. Whoever loses it loses the gallery."""
+    keys = Keys.new()
+    keys.write(file)
+    console().print(Text(f"keys written to {file}; set {FILE_VARIABLE}={file}. Public key: {keys.public_key}"))
+
+
+@app.command()
+def show(file: KeysFile) -> None:
+    """Show what may be shown: the public key that verifies receipts, and the ids of the data keys."""
+    keys = Keys.read(file)
+    console().print(Text(f"public key {keys.public_key}\ndata keys {', '.join(keys.key_ids)}, current {keys.current}"))
+
+
+@app.command()
+def rotate(file: KeysFile, into: NewFile) -> None:
+    """Write the same keys and a new one that seals from now on; `omote gallery keys reseal` follows."""
+    keys = Keys.read(file).rotated()
+    keys.write(into)
+    say = f"keys with the new {keys.current} written to {into}; set {FILE_VARIABLE}={into}"
+    console().print(Text(f"{say}, restart what uses them, and `omote gallery keys reseal`"))
+
+
+@app.command()
+def reseal(namespace: Namespace = "main", redis: RedisUrl = "") -> None:
+    """Seal what lies under an old key of a gallery under the current one."""
+    with opened(namespace, "", redis) as at:
+        count = at.service.reseal(at.caller)
+    console().print(f"{namespace}: {count} pieces sealed anew")
+
+
+@app.command()
+def drop(
+    file: KeysFile, key: Annotated[str, typer.Argument(metavar="KEY", help="Id of an old key.")], into: NewFile
+) -> None:
+    """Write the keys without an old one; what still lies under it can never be opened again."""
+    Keys.read(file).without(key).write(into)
+    console().print(Text(f"keys without {key} written to {into}; set {FILE_VARIABLE}={into}"))
+
+
+@access.command("new")
+def new_access(
+    name: Annotated[str, typer.Argument(help="Who will use it.")],
+    role: Annotated[Role, typer.Option(help="What they may do.")] = "reader",
+    namespace: Namespace = "main",
+    purpose: Annotated[str, typer.Option(help="Why they ask, where a request does not say.")] = "",
+    per_minute: Annotated[int, typer.Option(min=1, help="Requests a minute.")] = 600,
+    days: Annotated[int, typer.Option(min=0, help="Days until it expires; never if 0.")] = 0,
+    redis: RedisUrl = "",
+) -> None:
+    """Make an API key. It is shown now and never again."""
+    expires = datetime.now(UTC) + timedelta(days=days) if days else None
+    with _api_keys(redis) as keys:
+        shown, made = keys.new(name, role, namespace=namespace, purpose=purpose, per_minute=per_minute, expires=expires)
+    console(errors=True).print(Text(f"key {made.id} of {harmless(name)}, {role} of {namespace}:"))
+    typer.echo(shown)
+
+
+@access.command("list")
+def list_access(namespace: Annotated[str, typer.Option("--namespace", "-n")] = "", redis: RedisUrl = "") -> None:
+    """Show the API keys, without their secrets."""
+    with _api_keys(redis) as keys:
+        found = keys.list(namespace)
+    table = Table("key", "name", "role", "gallery", "purpose", "a minute", "expires", box=None)
+    for key in found:
+        expires = f"{key.expires:%Y-%m-%d}" if key.expires else "-"
+        cells = (key.id, key.name, key.role, key.namespace, key.purpose or "-", str(key.per_minute), expires)
+        table.add_row(*(Text(harmless(cell)) for cell in cells))
+    console().print(table if found else "there are no API keys")
+
+
+@access.command()
+def revoke(key: Annotated[str, typer.Argument(help="Id of the key.")], redis: RedisUrl = "") -> None:
+    """Refuse a key from now on; servers know it within seconds."""
+    with _api_keys(redis) as keys:
+        gone = keys.revoke(key)
+    console().print(Text(f"key {gone.id} of {harmless(gone.name)} is revoked"))
+
+
+def _api_keys(redis: str) -> AbstractContextManager[ApiKeys]:
+    from pipeline.edges.redis_api_keys import ApiKeys  # noqa: PLC0415  (an extra)
+    from pipeline.edges.redis_link import redis_url  # noqa: PLC0415
+
+    return closing(ApiKeys(redis_url(redis)))

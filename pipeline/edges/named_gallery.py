@@ -1,0 +1,59 @@
+"""The gallery that a graph names: a namespace in Redis, or a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.errors import GraphError
+from pipeline.gallery import Candidates, Gallery, MemoryGallery
+from pipeline.packets import Floats, Pixels
+
+IN_REDIS = "redis:"
+
+
+class NamedGallery:
+    """``redis:<namespace>``, which follows every change; or the path of a file of `omote enrol`, read once."""
+
+    def __init__(self, at: str = "", top: int = 5) -> None:
+        """Open it; nobody is known if ``at`` is empty.
+
+        Args:
+            at: Which gallery.
+            top: Most subjects of an answer.
+
+        Raises:
+            SourceError: The file is not a gallery.
+            GalleryError: Redis does not answer, or there are no keys for what lies there.
+            GraphError: What speaks with Redis is not installed.
+        """
+        self._gallery: Gallery = _in_redis(namespace_of(at), top) if namespace_of(at) else MemoryGallery(at, top=top)
+
+    def match(self, vectors: Floats, masked: Sequence[bool]) -> list[Candidates]:
+        """See ``Gallery``."""
+        return self._gallery.match(vectors, masked)
+
+    def template(self, subject_id: str) -> Floats | None:
+        """See ``Gallery``."""
+        return self._gallery.template(subject_id)
+
+    def photo(self, subject_id: str) -> Pixels | None:
+        """See ``Gallery``."""
+        return self._gallery.photo(subject_id)
+
+    def close(self) -> None:
+        """See ``Gallery``."""
+        self._gallery.close()
+
+
+def namespace_of(at: str) -> str:
+    """The namespace that ``redis:<namespace>`` names; empty for a file."""
+    return at.removeprefix(IN_REDIS) if at.startswith(IN_REDIS) else ""
+
+
+def _in_redis(namespace: str, top: int) -> Gallery:
+    try:
+        from pipeline.edges.redis_gallery import RedisGallery  # noqa: PLC0415  (an extra)
+    except ImportError as error:
+        message = f"a gallery in Redis needs {error.name}, which is not installed here: install omote[gallery]"
+        raise GraphError(message) from error
+    return RedisGallery(namespace, top=top)

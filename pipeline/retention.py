@@ -1,0 +1,21 @@
+"""How long messages stay in omote's topics, and which of them may name a subject of the gallery."""
+
+from __future__ import annotations
+
+MINUTE_MS, DAY_MS = 60_000, 86_400_000
+RETENTION_MS = {
+    "video": 5 * MINUTE_MS,
+    "annotations": 7 * DAY_MS,
+    "tracks": 30 * DAY_MS,
+    "matches": DAY_MS,
+    "annotated-video": 5 * MINUTE_MS,
+    "explanations": 7 * DAY_MS,
+    "audit": 365 * DAY_MS,
+    "dlq": 7 * DAY_MS,
+}
+NAMING = ("annotations", "tracks", "matches", "annotated-video", "explanations")  # the audit log has pseudonyms
+
+
+def naming_subjects(prefix: str) -> dict[str, float]:
+    """For how many seconds a message that names a subject may stay, by topic."""
+    return {f"{prefix}{name}.v1": RETENTION_MS[name] / 1e3 for name in NAMING}
