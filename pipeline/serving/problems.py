@@ -18,6 +18,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from pipeline.gallery.errors import (
+    AwayError,
+    DuplicateError,
+    ForbiddenError,
+    InvalidError,
+    PictureError,
+    RefusedError,
+    UnknownError,
+)
 from pipeline.redact import redact
 from pipeline.serving.streams import (
     DuplicateStreamError,
@@ -28,6 +37,7 @@ from pipeline.serving.streams import (
 )
 
 MEDIA_TYPE = "application/problem+json"
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 MOST_FIELDS, FIELD_LENGTH = 20, 100  # a body of nothing but mistakes gets no long answer
 
 
@@ -126,11 +136,58 @@ NOT_READY = Kind(
     "What the answer needs does not answer now; ask again later.",
     retry_s=5,
 )
+GALLERY_UNKNOWN = Kind(
+    404,
+    "gallery-unknown",
+    "The gallery has none of this name",
+    "There is no subject, face, cluster, key or receipt of this name in the gallery that the API key is for.",
+)
+GALLERY_DUPLICATE = Kind(
+    409,
+    "gallery-duplicate",
+    "The gallery has one already",
+    "There is a subject of this name, or the same face under another name; choose another name, or merge the two.",
+)
+GALLERY_PICTURE = Kind(
+    422,
+    "gallery-picture",
+    "The picture does not serve",
+    "It cannot be read, is too small or too large, moves, or its faces are not what was asked for.",
+)
+GALLERY_INVALID = Kind(
+    422,
+    "gallery-invalid",
+    "This can be nothing in a gallery",
+    "A name, a vector, a time or a setting that no gallery can hold.",
+)
+GALLERY_FORBIDDEN = Kind(
+    403,
+    "gallery-forbidden",
+    "This may not be done",
+    "The role of the API key, the purpose or the consent of the subject does not allow it. It was logged.",
+)
+GALLERY_REFUSED = Kind(
+    409,
+    "gallery-refused",
+    "What the gallery holds does not allow it",
+    "It would be allowed, but not with what is in the gallery now.",
+)
+GALLERY_AWAY = Kind(
+    503,
+    "gallery-away",
+    "The gallery does not answer",
+    "Redis is away. Nothing is known to be written; ask again in a moment.",
+    retry_s=2,
+)
 UNAUTHORIZED = _plain(401, "This address wants the header `Authorization: Bearer <token>` with the token of the API.")
 NOT_FOUND = _plain(404, "There is nothing at this address; /openapi.json says what there is.")
 NOT_ALLOWED = _plain(405, "This address has no such method; the header `Allow` lists those it has.")
 NO_JSON = _plain(400, "The body is no JSON that can be read.")
 TOO_LARGE = _plain(413, "The body is larger than a request may be.")
+FORBIDDEN = _plain(403, "The API key's role, or its services, do not include this.")
+TOO_SLOW = _plain(408, "The body did not arrive in time.")
+NO_KIND = _plain(415, "The body is of a type that this address does not take.")
+TOO_MANY = _plain(429, "The API key has asked more often than it may in a minute.")
 UNEXPECTED = _plain(500, "Something went wrong inside; the log of the API says what.")
 
 KINDS: dict[type[Exception], Kind] = {
@@ -140,6 +197,13 @@ KINDS: dict[type[Exception], Kind] = {
     TooManyStreamsError: TOO_MANY_STREAMS,
     NotReadyError: NOT_READY,
     RequestValidationError: INVALID_REQUEST,
+    UnknownError: GALLERY_UNKNOWN,
+    DuplicateError: GALLERY_DUPLICATE,
+    PictureError: GALLERY_PICTURE,
+    InvalidError: GALLERY_INVALID,
+    ForbiddenError: GALLERY_FORBIDDEN,
+    RefusedError: GALLERY_REFUSED,
+    AwayError: GALLERY_AWAY,
 }
 NAMED = {kind.name: kind for kind in KINDS.values()}
 PLAIN = {kind.status: kind for kind in (UNAUTHORIZED, NOT_FOUND, NOT_ALLOWED, TOO_LARGE)}
@@ -172,7 +236,8 @@ def _example(kind: Kind) -> dict[str, Any]:
 
 
 def _declared_headers(kind: Kind) -> dict[str, Any]:
-    names = {401: ("WWW-Authenticate", "How to show who asks."), 503: ("Retry-After", "Seconds to wait.")}
+    wait = ("Retry-After", "Seconds to wait.")
+    names = {401: ("WWW-Authenticate", "How to show who asks."), 429: wait, 503: wait}
     if kind.status not in names:
         return {}
     name, meaning = names[kind.status]
@@ -200,7 +265,7 @@ async def _http(request: Request, error: Exception) -> Response:
 def _allowed(request: Request) -> list[str]:
     """Methods of the address; the error itself names those of one route only."""
     routes = request.app.router.routes
-    scopes = {method: {**request.scope, "method": method} for method in ("GET", "POST", "DELETE")}
+    scopes = {method: {**request.scope, "method": method} for method in METHODS}
     return [method for method, scope in scopes.items() if any(r.matches(scope)[0] is Match.FULL for r in routes)]
 
 

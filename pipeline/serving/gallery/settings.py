@@ -1,0 +1,93 @@
+"""Where the gallery's API listens, how it proves who it is, and how much it takes on at once."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.errors import PipelineError
+
+VARIABLES = {
+    "host": "OMOTE_GALLERY_HOST",
+    "port": "OMOTE_GALLERY_PORT",
+    "certificate": "OMOTE_GALLERY_TLS_CERTIFICATE",
+    "private_key": "OMOTE_GALLERY_TLS_KEY",
+    "behind_tls": "OMOTE_GALLERY_BEHIND_TLS",
+}
+MEBIBYTE = 1 << 20
+
+
+class GallerySettings(BaseModel):
+    """How the API is served.
+
+    Attributes:
+        host: Name or address of the interface; others than a loopback one want TLS.
+        port: TCP port.
+        certificate: PEM file with the certificate and its chain; plain HTTP if None.
+        private_key: PEM file with its key.
+        behind_tls: That a proxy before the API speaks TLS, so that the API need not.
+        upload_bytes: Longest body with pictures or vectors.
+        body_bytes: Longest other body.
+        body_s: How long a body may take to arrive.
+        picture_threads: How many requests work on pictures at once.
+        light_threads: How many others do.
+        most_waiting: How many requests with pictures may wait; more are asked to come again.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8080
+    certificate: Path | None = None
+    private_key: Path | None = None
+    behind_tls: bool = False
+    upload_bytes: Annotated[int, Field(ge=1024)] = 16 * MEBIBYTE
+    body_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024
+    body_s: Annotated[float, Field(gt=0)] = 30.0
+    picture_threads: Annotated[int, Field(ge=1)] = 2
+    light_threads: Annotated[int, Field(ge=1)] = 32
+    most_waiting: Annotated[int, Field(ge=1)] = 512
+
+    @model_validator(mode="after")
+    def _is_private(self) -> GallerySettings:
+        if (self.certificate is None) != (self.private_key is None):
+            message = "TLS takes a certificate and its private key; give both or none"
+            raise ValueError(message)
+        if not (self.certificate or self.behind_tls or _is_loopback(self.host)):
+            message = (
+                f"faces and API keys may not travel in the clear, so the API does not listen at {self.host!r} without "
+                f"TLS; set {VARIABLES['certificate']} and {VARIABLES['private_key']}, or {VARIABLES['behind_tls']}=1 "
+                "where a proxy speaks TLS, or listen at 127.0.0.1"
+            )
+            raise ValueError(message)
+        return self
+
+    @classmethod
+    def from_environment(cls, **given: Any) -> GallerySettings:
+        """Settings from the environment; see ``VARIABLES``.
+
+        Args:
+            given: Settings that go before the environment.
+
+        Raises:
+            PipelineError: One has a value that cannot be.
+        """
+        found = {field: os.environ[name] for field, name in VARIABLES.items() if os.environ.get(name)}
+        try:
+            return cls(**{**found, **given})
+        except ValidationError as error:
+            first = error.errors(include_input=False)[0]
+            place = "".join(f"{VARIABLES.get(str(step), step)}: " for step in first["loc"])
+            message = place + first["msg"].removeprefix("Value error, ")
+            raise PipelineError(message) from None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
