@@ -1,20 +1,21 @@
-"""Figures of matchers that follow Redis: how soon one is ready, how soon it sees a change, what a kill costs."""
+"""Figures of matchers that follow Redis: how soon one is ready, and sees a change."""
 
 from __future__ import annotations
 
-import threading
+import json
 import time
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Annotated
 from uuid import uuid4
 
 import numpy as np
+import typer
 from pydantic import SecretStr
 
 from pipeline.edges.redis_gallery import RedisFeed
 from pipeline.edges.redis_store import GalleryStore
-from pipeline.gallery.errors import AwayError
 from pipeline.gallery.keys import Keys
 from pipeline.gallery.matcher import Matcher
 from pipeline.gallery.protocol import Template
@@ -69,40 +70,17 @@ def _propagation(store: GalleryStore, matcher: Matcher, number: int) -> float:
     return (time.perf_counter() - began) * 1e3
 
 
-def lost_after_kill(*, seconds: float = 10) -> dict[str, float]:
-    """``lost_after_kill``: acknowledged templates that are missing after Redis was killed while eight wrote."""
-    keys, told, failed = Keys.new(), list[str](), list[str]()
-    with TemporaryDirectory() as folder, RedisServer(Path(folder), "always") as server:
-        over = threading.Event()
-
-        def write(number: int) -> None:
-            with closing(GalleryStore(SecretStr(server.url), keys)) as store:
-                while not over.is_set():
-                    name, template = f"p{number}", str(uuid4())
-                    try:
-                        store.enrol(Subject(id=name), [Template(name, vectors(1, len(told))[0], 1.0, id=template)])
-                        told.append(template)
-                    except AwayError:
-                        failed.append(template)
-                        over.wait(0.05)
-
-        threads = [threading.Thread(target=write, args=(n,)) for n in range(8)]
-        for thread in threads:
-            thread.start()
-        time.sleep(seconds / 2)
-        server.kill()
-        time.sleep(0.5)
-        server.start()
-        time.sleep(seconds / 2)
-        over.set()
-        for thread in threads:
-            thread.join()
-        with closing(GalleryStore(SecretStr(server.url), keys)) as store:
-            there = set(store.template_ids())
-    assert failed, "nobody noticed that Redis was killed"
-    return {"lost_after_kill": len(set(told) - there), "acknowledged": len(told)}
+def main(
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    quick: Annotated[bool, typer.Option(help="Less of everything.")] = False,
+) -> None:
+    """Measure and print the figures."""
+    figures = measure(quick=quick)
+    for name, value in figures.items():
+        print(f"{name:28} {value:12.3f}")
+    if json_file:
+        json_file.write_text(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":
-    for name, value in {**measure(), **lost_after_kill()}.items():
-        print(f"{name:24} {value:12.3f}")
+    typer.run(main)

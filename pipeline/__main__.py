@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 
 import typer
 
-from pipeline.commands import dlq, gallery, gallery_audit, gallery_keys, streams
+from pipeline.commands import dlq, gallery, streams
 from pipeline.commands.bench import bench
 from pipeline.commands.consume import consume
 from pipeline.commands.doctor import doctor
@@ -31,9 +31,6 @@ for verb in (check, show, run, bench, enrol, up, serve, publish, consume, schema
     app.command()(verb)
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(streams.app, name="streams")
-gallery.app.add_typer(gallery_audit.app, name="audit")
-gallery.app.add_typer(gallery_keys.app, name="keys")
-gallery.app.add_typer(gallery_keys.access, name="access")
 app.add_typer(gallery.app, name="gallery")
 # Commands of packages that the engine does not know, such as `omote models`, come in by their entry points.
 for point in entry_points(group="omote.commands"):

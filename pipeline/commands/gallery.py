@@ -14,6 +14,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.commands import gallery_audit, gallery_keys
 from pipeline.commands.gallery_access import (
     GRAPH,
     AsJson,
@@ -28,6 +29,8 @@ from pipeline.commands.gallery_access import (
     harmless,
     opened,
 )
+from pipeline.commands.gallery_files import export, take_in
+from pipeline.commands.gallery_serve import serve
 from pipeline.errors import SourceError
 from pipeline.gallery.answers import Found
 from pipeline.gallery.errors import DuplicateError, ForbiddenError, InvalidError
@@ -37,6 +40,13 @@ if TYPE_CHECKING:
     from pipeline.gallery.calibration import Calibration
 
 app = typer.Typer(help="Who is known: enrol, find, prove, forget.", no_args_is_help=True)
+
+app.add_typer(gallery_audit.app, name="audit")
+app.add_typer(gallery_keys.app, name="keys")
+app.add_typer(gallery_keys.access, name="access")
+app.command()(serve)
+app.command()(export)
+app.command("import")(take_in)
 
 PictureFile = Annotated[Path, typer.Argument(help="A photo.", show_default=False)]
 COLOURS = {"known": "green", "unknown": "dim", "ambiguous": "yellow", "low_quality": "dim", "suppressed": "magenta"}

@@ -45,6 +45,19 @@ class Galleries:
                 self._opened[namespace] = self._open(namespace)
             return self._opened[namespace]
 
+    def opened(self) -> list[GalleryService]:
+        """Those that were asked for."""
+        with self._lock:
+            return list(self._opened.values())
+
+    def ready(self) -> None:
+        """Load the nets, so that the first picture does not wait for them.
+
+        Raises:
+            PipelineError: They cannot be loaded.
+        """
+        self._faces.ready()
+
     def close(self) -> None:
         """Close all of them."""
         with self._lock:

@@ -44,6 +44,11 @@ class MemoryGallery:
         """Ids of the enrolled, in alphabetical order."""
         return tuple(self._subjects)
 
+    @property
+    def templates(self) -> tuple[Template, ...]:
+        """Everything that is enrolled, in the order in which it came."""
+        return tuple(self._templates)
+
     def match(self, vectors: Floats, masked: Sequence[bool]) -> list[Candidates]:
         """The best subjects of each of ``vectors``, (N, 512); a subject's score is that of its best template.
 

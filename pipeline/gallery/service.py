@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
-from uuid import NAMESPACE_OID, uuid5
+from uuid import NAMESPACE_OID, uuid4, uuid5
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from pipeline.gallery.calibration import Calibration, calibrate
 from pipeline.gallery.coverage import Coverage, coverage
 from pipeline.gallery.errors import RefusedError, UnknownError
 from pipeline.gallery.keeping import Keeping
+from pipeline.gallery.memory import MemoryGallery
 from pipeline.gallery.protocol import Template
 from pipeline.gallery.receipts import MatcherWord, Receipt, Removed, SignedReceipt, signed, verified
 from pipeline.gallery.subjects import Caller, Limits, NamespacePolicy, Sighting
@@ -220,6 +221,32 @@ class GalleryService(Keeping):
             self.desk.store.remove_templates(subject_id, [each.id for each in gone if each.subject_id == subject_id])
         self.desk.note(caller, "re-embed", count=len(gone), what="dropped")
         return len(gone)
+
+    def export(self, caller: Caller, *, photos: bool = False) -> MemoryGallery:
+        """Everybody who may be matched, as a gallery that a file can hold: vectors in the clear, no metadata."""
+        self.desk.admit(caller, "export")
+        store, now = self.desk.store, datetime.now(UTC)
+        allowed = {name for name in self._every_subject() if store.subject(name).matched(now)}
+        gallery = MemoryGallery(name=store.namespace)
+        kept = [each for each in self._all() if each.subject_id in allowed and not each.negative]
+        gallery.enrol(replace(each, photo=store.photo(each.id) if photos else None) for each in kept)
+        self.desk.note(caller, "export", count=len(kept))
+        return gallery
+
+    def take_in(self, caller: Caller, gallery: MemoryGallery) -> int:
+        """Enrol what a gallery holds; how many templates.
+
+        Raises:
+            ForbiddenError: A subject has not consented.
+        """
+        policy, now = self.desk.admit(caller, "import"), datetime.now(UTC)
+        for name in gallery.subjects:
+            own = [each for each in gallery.templates if each.subject_id == name]
+            subject = self._subject(name, policy)
+            fresh = [replace(each, id=str(uuid4()), model=self.desk.faces.model, created=now) for each in own]
+            self.desk.store.enrol(subject, fresh)
+        self.desk.note(caller, "import", count=len(gallery.templates))
+        return len(gallery.templates)
 
     def policy(self, caller: Caller) -> NamespacePolicy:
         """What the namespace allows."""
