@@ -170,7 +170,7 @@ class Burst(_TooMany):
         ended = f" that ended {' or '.join(self.outcomes)}" if self.outcomes else ""
         what = " or ".join(self.actions) or "anything"
         limit = f"more than {self.more_than} within {self.within_s:g} s"
-        return f"{about[0]!r} asked {count} times for {what}{ended}, at times {limit}"
+        return f"{about[0]!r} asked {_times(count)} for {what}{ended}, at times {limit}"
 
 
 class Curiosity(_TooMany):
@@ -200,7 +200,7 @@ class Curiosity(_TooMany):
 
     def said(self, about: tuple[str, ...], count: int) -> str:
         limit = f"more than {self.more_than} actors within {self.within_s:g} s"
-        return f"the subject {about[0]} was asked about {count} times, at times by {limit}"
+        return f"the subject {about[0]} was asked about {_times(count)}, at times by {limit}"
 
 
 def _is_quoted(given: Any) -> Any:
@@ -249,7 +249,7 @@ class OutOfHours(Rule):
 
     def said(self, about: tuple[str, ...], count: int) -> str:
         hours = f"{' '.join(self.days)} {self.begin:%H:%M} to {self.end:%H:%M} {self.time_zone}"
-        return f"{about[0]!r} asked {count} times outside of {hours}"
+        return f"{about[0]!r} asked {_times(count)} outside of {hours}"
 
     def _at_work(self, moment: datetime) -> bool:
         clock, over_midnight = moment.time(), self.end <= self.begin
@@ -280,7 +280,7 @@ class PurposeMismatch(Rule):
         actor, purpose = about
         own = self.allowed.get(actor)
         instead = f"; it may for {', '.join(own)}" if own else ""
-        return f"{actor!r} asked {count} times for the purpose {purpose!r}, which is not allowed{instead}"
+        return f"{actor!r} asked {_times(count)} for the purpose {purpose!r}, which is not allowed{instead}"
 
 
 class Rules(BaseModel):
@@ -314,7 +314,8 @@ class Rules(BaseModel):
             message = f"cannot read the rules {path}: {error.strerror}"
             raise InvalidError(message) from error
         except (yaml.YAMLError, UnicodeDecodeError, ValidationError) as error:
-            message = f"{path}: {first_mistake(error)}; deploy/inspection.yaml shows every kind of rule"
+            mistake = " ".join(first_mistake(error).split())
+            message = f"{path}: {mistake}; deploy/inspection.yaml shows every kind of rule"
             raise InvalidError(message) from error
 
 
@@ -383,6 +384,10 @@ def _finding(rule: Rule, episode: _Episode) -> Finding:
         last=last.at,
         text=f"{rule.said(episode.about, episode.count)} ({times})",
     )
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _seen(entry: Entry) -> Seen:

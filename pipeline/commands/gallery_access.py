@@ -57,15 +57,15 @@ def opened(namespace: str, purpose: str = "", redis: str = "", graph: Path = GRA
         GalleryError: Redis does not answer, or there are no keys.
         GraphError: What speaks with Redis is not installed.
     """
-    galleries = galleries_at(redis, graph)
+    galleries = galleries_at(redis, graph, later=True)
     try:
         yield Opened(galleries.of(namespace), Caller(f"{getpass.getuser()} at the command line", "admin", purpose))
     finally:
         galleries.close()
 
 
-def galleries_at(redis: str = "", graph: Path = GRAPH) -> Galleries:
-    """All galleries of a Redis.
+def galleries_at(redis: str = "", graph: Path = GRAPH, *, later: bool = False) -> Galleries:
+    """All galleries of a Redis; ``later`` reads templates only when something is to be matched.
 
     Raises:
         GalleryError: There are no keys.
@@ -80,7 +80,7 @@ def galleries_at(redis: str = "", graph: Path = GRAPH) -> Galleries:
         message = f"{error.name} is not installed here: install omote[gallery]"
         raise GraphError(message) from error
     topics = naming_subjects(os.environ.get("OMOTE_KAFKA_PREFIX", "omote."))
-    return Galleries(redis_url(redis), Keys.from_environment(), Faces(lambda: load(graph), MODEL), topics)
+    return Galleries(redis_url(redis), Keys.from_environment(), Faces(lambda: load(graph), MODEL), topics, later=later)
 
 
 def console(*, errors: bool = False) -> Console:

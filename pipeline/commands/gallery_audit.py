@@ -74,14 +74,19 @@ def export(
     redis: RedisUrl = "",
 ) -> None:
     """Copy the log to a file, or to Kafka, where whoever has Redis cannot change it."""
-    from pipeline.edges.audit_export import to_file, to_kafka  # noqa: PLC0415  (an extra)
-
     if (to is not None) == kafka:
         message = "say where to: --to FILE, or --kafka"
         raise typer.BadParameter(message)
     with opened(namespace, "", redis) as at:
         log = at.service.exporting(at.caller)
-        count = to_kafka(log, settings(servers, prefix)) if to is None else to_file(log, to)
+        if to is None:
+            from pipeline.edges.audit_topic import to_kafka  # noqa: PLC0415  (an extra)
+
+            count = to_kafka(log, settings(servers, prefix))
+        else:
+            from pipeline.edges.audit_export import to_file  # noqa: PLC0415  (an extra)
+
+            count = to_file(log, to)
     console(errors=True).print(f"{count} entries exported")
 
 

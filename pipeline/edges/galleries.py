@@ -21,7 +21,15 @@ from pipeline.gallery.service import GalleryService
 class Galleries:
     """The namespaces of one Redis. Safe to use from many threads."""
 
-    def __init__(self, url: SecretStr, keys: Keys, faces: Faces, topics: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        url: SecretStr,
+        keys: Keys,
+        faces: Faces,
+        topics: Mapping[str, float] | None = None,
+        *,
+        later: bool = False,
+    ) -> None:
         """Nothing is opened before it is asked for.
 
         Args:
@@ -29,8 +37,9 @@ class Galleries:
             keys: What seals and signs.
             faces: What finds and embeds faces; closed with the galleries.
             topics: How long messages that may name subjects stay, seconds by topic.
+            later: Whether templates are read only when something is to be matched.
         """
-        self._url, self._keys, self._faces, self._topics = url, keys, faces, dict(topics or {})
+        self._url, self._keys, self._faces, self._topics, self._later = url, keys, faces, dict(topics or {}), later
         self._opened: dict[str, GalleryService] = {}
         self._lock = Lock()
 
@@ -68,6 +77,7 @@ class Galleries:
 
     def _open(self, namespace: str) -> GalleryService:
         store = GalleryStore(self._url, self._keys, namespace)
-        matcher = Matcher(RedisFeed(GalleryStore(self._url, self._keys, namespace), self._faces.model), namespace)
+        feed = RedisFeed(GalleryStore(self._url, self._keys, namespace), self._faces.model)
+        matcher = Matcher(feed, namespace, later=self._later)
         log = AuditLog(self._url, namespace, self._keys)
         return GalleryService(Desk(store, TrackStore(store), matcher, self._faces, log, self._topics))

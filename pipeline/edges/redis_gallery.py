@@ -39,7 +39,7 @@ class RedisFeed:
             store: Closed with the feed.
             model: Templates of other nets are left out.
         """
-        self._store, self._model = store, model
+        self._store, self._model, self._waiting = store, model, store.waiting_link()
         self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._confirmed_s, self._confirmed = 0.0, Mark("", -1)
 
@@ -50,10 +50,9 @@ class RedisFeed:
 
     def changes(self, after: Mark, wait_s: float) -> Changes | None:
         """See ``Feed``."""
-        key, link = self._store.key, self._store.link
-        with link.errors():
-            last = f"{after.version}-0"
-            answer = link.client.xread({key.log: last}, MOST_CHANGES, round(wait_s * 1000))
+        with self._waiting.errors():
+            last = {self._store.key.log: f"{after.version}-0"}
+            answer = self._waiting.client.xread(last, MOST_CHANGES, round(wait_s * 1000))
         lines = answer[0][1] if answer else []
         if not lines:
             return Changes(after) if self._mark() == after else None
@@ -86,6 +85,7 @@ class RedisFeed:
 
     def close(self) -> None:
         """See ``Feed``."""
+        self._waiting.close()
         try:
             with self._store.link.errors():
                 self._store.link.client.hdel(self._store.key("matchers"), self._name)

@@ -70,7 +70,13 @@ class RedisLink:
     """
 
     def __init__(
-        self, url: SecretStr, error: type[PipelineError], *, patience_s: float = PATIENCE_S, text: bool = False
+        self,
+        url: SecretStr,
+        error: type[PipelineError],
+        *,
+        patience_s: float = PATIENCE_S,
+        text: bool = False,
+        again: bool = True,
     ) -> None:
         """Nothing is asked before the first call.
 
@@ -79,6 +85,7 @@ class RedisLink:
             error: What becomes of the errors of Redis.
             patience_s: How long one answer may take.
             text: Whether the client gives strings.
+            again: Whether a connection that was lost is made anew at once. Without it, `close` ends a call that waits.
 
         Raises:
             PipelineError: The URL is none of Redis.
@@ -87,7 +94,7 @@ class RedisLink:
         options: dict[str, Any] = {
             "socket_timeout": patience_s,
             "socket_connect_timeout": min(patience_s, PATIENCE_S),
-            "retry": Retry(NoBackoff(), 1),
+            "retry": Retry(NoBackoff(), int(again)),
             "health_check_interval": 30,
             "decode_responses": text,
             "protocol": 2,  # answers have the same shape whatever the server and the client's version

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,10 @@ from pydantic import SecretStr
 from pipeline.edges import redis_layout as layout
 from pipeline.edges.redis_layout import Keyspace
 from pipeline.edges.redis_link import RedisLink, Step
-from pipeline.gallery.errors import AwayError, DuplicateError, RefusedError, UnknownError
+from pipeline.gallery.errors import AwayError, DuplicateError, InvalidError, RefusedError, UnknownError
 from pipeline.gallery.keys import Keys
 from pipeline.gallery.protocol import Template
-from pipeline.gallery.subjects import NamespacePolicy, Subject
+from pipeline.gallery.subjects import NAMESPACE, NamespacePolicy, Subject
 from pipeline.packets import Pixels
 
 LOG_LENGTH = 200_000  # a matcher that was away for more changes reads everything anew
@@ -64,13 +65,24 @@ class GalleryStore:
             keys: What seals vectors and photos.
             namespace: Which gallery.
             log_length: About how many changes are kept in the log.
+
+        Raises:
+            InvalidError: ``namespace`` can be no name.
         """
+        if not re.fullmatch(NAMESPACE, namespace):
+            message = f"{namespace[:80]!r} can be no name of a gallery; it has letters, digits, and . _ - inside"
+            raise InvalidError(message)
         self.namespace, self.keys, self.key = namespace, keys, Keyspace(namespace)
-        self.link, self._log_length, self.dimension = RedisLink(url, AwayError), log_length, DIMENSION
+        self._url, self._log_length, self.dimension = url, log_length, DIMENSION
+        self.link = RedisLink(url, AwayError)
 
     def close(self) -> None:
         """End the connections."""
         self.link.close()
+
+    def waiting_link(self) -> RedisLink:
+        """Another connection, for calls that wait; closing it ends them."""
+        return RedisLink(self._url, AwayError, again=False)
 
     def step(self) -> Step:
         """An atomic change that begins here."""

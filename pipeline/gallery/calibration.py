@@ -56,7 +56,9 @@ class Calibration(Kept):
         return self.contradictions + tuple(reason for kind in kinds for reason in kind.refusals + kind.notes)
 
     def limits(self, now: Limits) -> Limits:
-        """The limits to set; where nothing is suggested, those that hold ``now``.
+        """The limits to set; where nothing is suggested for bare faces, that which holds ``now``.
+
+        Where nothing is suggested for masked faces, nothing shows that they may be held to less than bare ones.
 
         Raises:
             RefusedError: Nothing is suggested at all.
@@ -65,9 +67,10 @@ class Calibration(Kept):
             message = f"no limits are suggested: {'; '.join(reason.sentence for reason in self.bare.refusals)}"
             raise RefusedError(message)
         bare, masked = self.bare.suggestion, self.masked.suggestion
+        threshold = bare.threshold if bare else now.threshold
         return Limits(
-            threshold=bare.threshold if bare else now.threshold,
-            masked_threshold=masked.threshold if masked else now.masked_threshold,
+            threshold=threshold,
+            masked_threshold=masked.threshold if masked else max(threshold, now.masked_threshold),
             margin=max(each.margin for each in (bare, masked) if each),
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -30,17 +30,17 @@ class Coarse:
     def __init__(self, templates: Matrix, count: int) -> None:
         """Fit the directions on the first ``count`` templates and project all of them."""
         self.fitted_on = count
-        sample = templates[np.arange(0, count, -(-count // SAMPLE))]
+        sample = templates[range(0, count, -(-count // SAMPLE))]
         self._directions = principal_directions(sample, WIDTH)
         self.values = Matrix(self._directions.shape[1])
         for start, part in templates.parts(count):
-            self.values[np.arange(start, start + len(part))] = self.project(part)
+            self.values[range(start, start + len(part))] = self.project(part)
 
     def project(self, vectors: Floats) -> Floats:
         """(N, D) to (N, WIDTH)."""
         return vectors @ self._directions
 
-    def put(self, rows: Sequence[int], vectors: Floats) -> None:
+    def put(self, rows: Iterable[int], vectors: Floats) -> None:
         """Follow a change of the templates in ``rows``."""
         self.values[rows] = self.project(vectors)
 

@@ -87,7 +87,7 @@ class Desk:
             subject=pseudonym,
             outcome=outcome,
             model=self.faces.model,
-            gallery_version=self.matcher.version if version is None else version,
+            gallery_version=self._version() if version is None else version,
             count=count,
             details=details,
         )
@@ -95,7 +95,12 @@ class Desk:
 
     def seen(self, version: int) -> None:
         """Wait until our own matcher has seen a change, so that who made it finds it."""
-        self.matcher.wait_for(version, WAIT_S)
+        if self.matcher.follows:
+            self.matcher.wait_for(version, WAIT_S)
+
+    def _version(self) -> int:
+        """The version that answers are of."""
+        return self.matcher.version if self.matcher.follows else self.store.version()
 
     def close(self) -> None:
         """End the connections."""

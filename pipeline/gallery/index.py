@@ -256,7 +256,7 @@ class Index:
     def _look(self, queries: Floats, scan: Scan, changed: set[int], *, coarse: bool) -> _Look:
         stale = np.array(sorted(changed), np.intp)
         fresh = stale[stale < len(self._templates)]
-        scores = queries @ self._templates.values[fresh].T
+        scores = queries @ self._templates.values[fresh.tolist()].T
         return _Look(scan, coarse, stale, fresh, scores, frozenset(self._anchors.subjects))
 
     def _answer(self, look: _Look, n: int, query: Floats, top: int) -> tuple[Candidate, ...] | None:
@@ -280,7 +280,7 @@ class Index:
             near = look.coarse | (look.scores[n] > bound)
             rows = np.concatenate([rows[kept], look.fresh[near]])
             scores = np.concatenate([scores[kept], look.scores[n][near]])
-        return rows, self._templates.values[rows] @ query if look.coarse else scores, bound
+        return rows, self._templates.values[rows.tolist()] @ query if look.coarse else scores, bound
 
     def _best(
         self, query: Floats, rows: Ranks, scores: Floats, guarded: frozenset[str], top: int

@@ -18,7 +18,7 @@ from pipeline.packets import Floats
 Kind = Literal["bare", "masked"]
 WORST_FAR = 0.05  # what takes one stranger in twenty for a friend is of no use
 LEAST_GENUINE = 20  # people with two photos: that none of so few is missed still leaves 14 % possible
-WORST_MISS = 0.5  # where half of the enrolled are missed, the vectors do not tell people apart
+WORST_MISS = 0.9  # where hardly anybody is found, the vectors do not tell people apart
 ALIKE = 0.60  # cosine of two photos of one person, where a gallery has too few of them to tell
 ALIKE_RANK = 0.25  # else the share of its photos that score lower with their own subject
 GUMBEL = {share: -np.log(-np.log(share)) for share in (0.5, 0.9)}  # quantiles of the distribution of maxima

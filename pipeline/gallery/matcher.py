@@ -92,7 +92,7 @@ class Feed(Protocol):
         """Tell those who ask that this matcher has read as far as ``mark``."""
 
     def close(self) -> None:
-        """End the connection."""
+        """End the connection, and what waits for it."""
 
 
 @dataclass
@@ -111,28 +111,49 @@ class Matcher:
     While the truth is away it goes on with what it knows, and says for how long.
     """
 
-    def __init__(self, feed: Feed, name: str = "main", top: int = 5) -> None:
+    def __init__(self, feed: Feed, name: str = "main", top: int = 5, *, later: bool = False) -> None:
         """Read everything, and begin to follow.
 
         Args:
             feed: The truth; closed with the matcher.
             name: What answers call this gallery.
             top: Most subjects of an answer.
+            later: Read only when something is to be matched.
 
         Raises:
             PipelineError: The truth is away.
         """
         self.name, self._feed, self._top = name, feed, top
-        self._stopped, self._moved = threading.Event(), threading.Condition()
-        self._memory = self._read()
-        self._heard_s = time.monotonic()
-        self._thread = threading.Thread(target=self._follow, name=f"gallery-{name}", daemon=True)
-        self._thread.start()
+        self._stopped, self._moved, self._lock = threading.Event(), threading.Condition(), threading.Lock()
+        self._read_memory: Memory | None = None
+        self._heard_s = 0.0
+        self._thread: threading.Thread | None = None
+        if not later:
+            self.read()
+
+    @property
+    def follows(self) -> bool:
+        """Whether it has read the gallery."""
+        return self._read_memory is not None
+
+    def read(self) -> Memory:
+        """What it holds, read now where it was not yet.
+
+        Raises:
+            PipelineError: The truth is away.
+        """
+        with self._lock:
+            if self._read_memory is None:
+                self._read_memory = self._snapshot()
+                self._heard_s = time.monotonic()
+                self._thread = threading.Thread(target=self._follow, name=f"gallery-{self.name}", daemon=True)
+                self._thread.start()
+        return self._read_memory
 
     @property
     def version(self) -> int:
         """How many changes of the gallery it has seen."""
-        return self._memory.mark.version
+        return self.read().mark.version
 
     @property
     def stale_s(self) -> float:
@@ -142,7 +163,7 @@ class Matcher:
 
     def __len__(self) -> int:
         """How many templates it holds."""
-        return len(self._memory.index)
+        return len(self.read().index)
 
     def match(self, vectors: Floats, masked: Sequence[bool], top: int = 0) -> list[Candidates]:
         """The best subjects of each of ``vectors``, (N, D); masked and bare faces are held against all templates.
@@ -150,13 +171,14 @@ class Matcher:
         ``top`` is how many, where it is not the matcher's own number.
         """
         del masked
-        memory, stale_s = self._memory, self.stale_s
+        memory = self.read()
+        stale_s = self.stale_s
         found = memory.index.search(vectors, top or self._top) if len(vectors) else []
         return [Candidates(best, self.name, memory.mark.version, stale_s) for best in found]
 
     def vectors(self, subject_id: str) -> Floats:
         """(N, D) templates of a subject."""
-        return self._memory.index.vectors_of(subject_id)
+        return self.read().index.vectors_of(subject_id)
 
     def template(self, subject_id: str) -> Floats | None:
         """The subject's mean vector, (D,) float32 of unit length; None for an unknown subject."""
@@ -182,10 +204,11 @@ class Matcher:
     def close(self) -> None:
         """Stop following."""
         self._stopped.set()
-        self._thread.join(2 * WAIT_S)
         self._feed.close()
+        if self._thread is not None:
+            self._thread.join(2 * WAIT_S)
 
-    def _read(self) -> Memory:
+    def _snapshot(self) -> Memory:
         mark, parts = self._feed.snapshot()
         memory = Memory(Index(), mark)
         for rows in parts:
@@ -196,24 +219,26 @@ class Matcher:
     def _follow(self) -> None:
         while not self._stopped.is_set():
             try:
-                self._advance(self._feed.changes(self._memory.mark, WAIT_S))
+                self._advance(self._feed.changes(self.read().mark, WAIT_S))
                 self._heard_s = time.monotonic()
             except PipelineError as error:
+                if self._stopped.is_set():
+                    return
                 log.warning("gallery %r is %.0f s old: %s", self.name, self.stale_s, error)
                 self._stopped.wait(RETRY_S)
-            self._expire(self._memory)
+            self._expire(self.read())
 
     def _advance(self, changes: Changes | None) -> None:
-        memory = self._memory
+        memory = self.read()
         if changes is None:
-            memory = self._read()
+            memory = self._snapshot()
         else:
             self._put(memory, changes.rows)
             self._drop(memory, changes.gone)
             memory.mark = changes.mark
             self._feed.confirm(memory.mark, len(memory.index))
         with self._moved:
-            self._memory = memory
+            self._read_memory = memory
             self._moved.notify_all()
 
     def _put(self, memory: Memory, rows: Sequence[Row]) -> None:

@@ -25,19 +25,17 @@ class Matrix:
         self.slabs: list[Floats] = []
         self._width = width
 
-    def __getitem__(self, rows: Ranks | Sequence[int]) -> Floats:
+    def __getitem__(self, rows: Iterable[int]) -> Floats:
         """A copy of some rows."""
-        found = np.empty((len(rows), self._width), np.float32)
-        for slab, inside, chosen in self._places(rows):
-            found[chosen] = slab[inside]
-        return found
+        found = (self.slabs[row // SLAB][row % SLAB] for row in rows)
+        return np.concatenate([np.empty(0, np.float32), *found]).reshape(-1, self._width)
 
-    def __setitem__(self, rows: Ranks | Sequence[int], values: Floats) -> None:
+    def __setitem__(self, rows: Iterable[int], values: Floats) -> None:
         """Write some rows; new ones must follow the last."""
-        while len(rows) and max(rows) >= len(self.slabs) * SLAB:
-            self.slabs.append(np.zeros((SLAB, self._width), np.float32))
-        for slab, inside, chosen in self._places(rows):
-            slab[inside] = values[chosen]
+        for row, value in zip(rows, values, strict=True):
+            if row == len(self.slabs) * SLAB:
+                self.slabs.append(np.zeros((SLAB, self._width), np.float32))
+            self.slabs[row // SLAB][row % SLAB] = value
 
     def swap_delete(self, row: int, last: int) -> None:
         """Overwrite a row by the last one, and the last one by zeros."""
@@ -48,13 +46,6 @@ class Matrix:
         """The first ``count`` rows where they lie, slab by slab, each with the number of its first row."""
         for start in range(0, count, SLAB):
             yield start, self.slabs[start // SLAB][: count - start]
-
-    def _places(self, rows: Ranks | Sequence[int]) -> Iterator[tuple[Floats, Ranks, Ranks]]:
-        """Each slab that has some of ``rows``, where those lie inside of it, and which of ``rows`` they are."""
-        numbers, inside = np.divmod(np.asarray(rows, np.intp), SLAB)
-        for number in np.unique(numbers).tolist():
-            chosen = np.flatnonzero(numbers == number)
-            yield self.slabs[number], inside[chosen], chosen
 
 
 class Rows:
@@ -68,7 +59,7 @@ class Rows:
     def __init__(self, dimension: int) -> None:
         self.values = Matrix(dimension)
         self.subjects: list[str] = []
-        self._hashes = array("q")  # of the subjects, to find the rows of one at a glance
+        self._hashes: array[int] = array("q")  # of the subjects, to find the rows of one at a glance
         self._ids: list[str] = []
         self._row_of: dict[str, int] = {}
 

@@ -38,7 +38,7 @@ from pipeline.serving.streams import (
 
 MEDIA_TYPE = "application/problem+json"
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-MOST_FIELDS, FIELD_LENGTH = 20, 100  # a body of nothing but mistakes gets no long answer
+MOST_FIELDS, FIELD_LENGTH, LONGEST = 20, 100, 1000  # a body of nothing but mistakes gets no long answer
 
 
 class WrongField(BaseModel):
@@ -300,5 +300,9 @@ def _response(
 
 
 def _shown(text: str) -> str:
-    """``text`` as others may see it: no password, and no half of a character, which is no Unicode."""
-    return redact(text).encode("utf-8", "replace").decode()
+    """``text`` as others may see it: not long, no password, and no half of a character, which is no Unicode.
+
+    What is cut off begins at a blank, for half of an address may hold a password that nobody recognises.
+    """
+    short = text if len(text) <= LONGEST else text[:LONGEST].rpartition(" ")[0] + "…"
+    return redact(short).encode("utf-8", "replace").decode()

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
-from starlette.datastructures import UploadFile
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
 from pipeline.gallery.errors import PictureError
 from pipeline.gallery.uploads import from_base64
 from pipeline.packets import Pixels
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 MOST_PARTS = 8
 IMAGE = {"type": "string", "format": "binary", "description": "A JPEG, PNG, WebP, GIF or BMP file."}
@@ -27,10 +30,62 @@ class MissingFileError(PictureError):
     """The body holds no file where there must be one."""
 
 
-class InMemory(MultiPartParser):
-    """Keeps what it reads in memory: a face that was on a disk once cannot be forgotten for certain."""
+class Parts:
+    """The files of a body of ``multipart/form-data``, by name. They never touch a disk.
 
-    spool_max_size = 1 << 40
+    What was on a disk once cannot be forgotten for certain, so there are no temporary files here.
+    """
+
+    def __init__(self, content_type: str, body: bytes) -> None:
+        """Read the body.
+
+        Raises:
+            HTTPException: It is broken, cut short, or of too many parts.
+        """
+        self.files: dict[str, list[bytes]] = {}
+        self._name, self._value, self._disposition = bytearray(), bytearray(), b""
+        self._data, self._count, self._ended = bytearray(), 0, False
+        boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
+        try:
+            parser = MultipartParser(boundary, self._callbacks())
+            parser.write(body)
+        except FormParserError as error:
+            message = "the body is no multipart/form-data that can be read"
+            raise HTTPException(400, message) from error
+        if not self._ended:
+            message = "the multipart/form-data is cut short: its last boundary is missing"
+            raise HTTPException(400, message)
+
+    def _callbacks(self) -> MultipartCallbacks:
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": lambda data, start, end: self._name.extend(data[start:end]),
+            "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
+            "on_header_end": self._header,
+            "on_part_data": lambda data, start, end: self._data.extend(data[start:end]),
+            "on_part_end": self._end,
+            "on_end": self._finish,
+        }
+
+    def _begin(self) -> None:
+        self._count += 1
+        if self._count > MOST_PARTS:
+            message = f"the body has more than {MOST_PARTS} parts"
+            raise HTTPException(400, message)
+        self._disposition, self._data = b"", bytearray()
+
+    def _header(self) -> None:
+        if self._name.lower() == b"content-disposition":
+            self._disposition = bytes(self._value)
+        self._name, self._value = bytearray(), bytearray()
+
+    def _end(self) -> None:
+        options = parse_options_header(self._disposition)[1]
+        if b"filename" in options:
+            self.files.setdefault(options.get(b"name", b"").decode("utf-8", "replace"), []).append(bytes(self._data))
+
+    def _finish(self) -> None:
+        self._ended = True
 
 
 def limited(receive: Receive, most_bytes: int, within_s: float) -> Receive:
@@ -71,7 +126,8 @@ async def files(request: Request, *names: str) -> list[bytes]:
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        return await _parts(request, names)
+        parts = Parts(request.headers["content-type"], await request.body())
+        return [_part(parts.files, name) for name in names]
     if kind == "application/json":
         return _decoded(await request.body(), names)
     message = "send the picture as multipart/form-data, or in base64 as application/json"
@@ -87,24 +143,12 @@ def declared(*names: str, **more: Any) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-async def _parts(request: Request, names: tuple[str, ...]) -> list[bytes]:
-    parser = InMemory(request.headers, request.stream(), max_files=MOST_PARTS, max_fields=MOST_PARTS)
-    try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        message = f"the body is no multipart/form-data that can be read: {error.message}"
-        raise HTTPException(400, message) from error
-    try:
-        return [await _part(form.getlist(name), name) for name in names]
-    finally:
-        await form.close()
-
-
-async def _part(found: list[UploadFile | str], name: str) -> bytes:
-    if len(found) != 1 or not isinstance(found[0], UploadFile):
+def _part(files: dict[str, list[bytes]], name: str) -> bytes:
+    found = files.get(name, [])
+    if len(found) != 1:
         message = f"send one file in the part {name!r}, with a file name"
         raise MissingFileError(message)
-    return await found[0].read()
+    return found[0]
 
 
 def _decoded(body: bytes, names: tuple[str, ...]) -> list[bytes]:

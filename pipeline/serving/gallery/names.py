@@ -11,8 +11,8 @@ from pipeline.gallery.subjects import Name
 
 
 def _is_no_path(name: str) -> str:
-    if set(name) & {"/", "\\"}:
-        message = "a name holds no slash and no backslash: it stands in addresses"
+    if set(name) & {"/", "\\", "\N{REPLACEMENT CHARACTER}"}:
+        message = "a name stands in addresses: it holds no slash, no backslash, and nothing that is no UTF-8"
         raise ValueError(message)
     return name
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hashlib import sha256
 from typing import Annotated
+from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -64,7 +65,7 @@ async def add_subject(given: SubjectGiven, asked: Asking, request: Request, resp
     """Add somebody without a face."""
     subject = Subject.model_validate(given.model_dump())
     added = await asked.quickly(lambda gallery, caller: gallery.add_subject(caller, subject))
-    response.headers["Location"] = request.url_for("get_subject", subject=added.id).path
+    response.headers["Location"] = _address(request, "get_subject", subject=added.id)
     return added
 
 
@@ -121,7 +122,7 @@ async def change_subject(subject: SubjectPath, given: SubjectChange, asked: Aski
 async def erase_subject(subject: SubjectPath, asked: Asking, request: Request, response: Response) -> SignedReceipt:
     """Forget somebody everywhere. The receipt says what was removed, and until when topics may still name them."""
     said = await asked.quickly(lambda gallery, caller: gallery.erase(caller, subject))
-    response.headers["Location"] = request.url_for("get_erasure", erasure=said.receipt.id).path
+    response.headers["Location"] = _address(request, "get_erasure", erasure=said.receipt.id)
     return said
 
 
@@ -228,7 +229,7 @@ async def enrol_face(
             refuse_twins=refuse_twins,
         )
     )
-    response.headers["Location"] = request.url_for("get_face", face=template.id).path
+    response.headers["Location"] = _address(request, "get_face", face=template.id)
     return EnrolledFace.model_validate(template)
 
 
@@ -301,6 +302,12 @@ async def remove_face(face: FacePath, asked: Asking) -> EnrolledFace:
     return EnrolledFace.model_validate(
         await asked.quickly(lambda gallery, caller: gallery.remove_template(caller, face))
     )
+
+
+def _address(request: Request, route: str, **parts: str) -> str:
+    """Where a route answers, whatever signs are in the names."""
+    quoted = {name: quote(part, safe="") for name, part in parts.items()}
+    return f"{request.scope.get('root_path', '')}{request.app.url_path_for(route, **quoted)}"
 
 
 async def _not_me(request: Request) -> bytes | NotMeGiven:
