@@ -277,7 +277,7 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """What thresholds does this gallery bear? Exit status 1 where it bears none."""
-    from pipeline.gallery.calibration import curve  # noqa: PLC0415  (slow to load)
+    from pipeline.gallery.calibration_picture import curve  # noqa: PLC0415  (slow to load)
 
     with opened(namespace, purpose, redis) as at:
         found = at.service.calibrate(at.caller, promised_far=far, apply=apply)
