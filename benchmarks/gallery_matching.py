@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import statistics
 import tempfile
 import time
@@ -107,6 +108,7 @@ def a_million(drawn: Drawn, count: int, rounds: int) -> Figures:
     alone = [timed(lambda n=n: index.search(queries[n : n + 1])) for n in range(len(queries))]
     together = [timed(lambda: index.search(queries[:BATCH])) for _ in range(rounds)]
     figures |= {"gigabytes_1m": (psutil.Process().memory_info().rss - before) / 1e9}
+    figures |= {"process_peak_gigabytes_1m": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
     figures |= {"p50_ms_1m": statistics.median(alone), "p99_ms_1m": float(np.percentile(alone, 99))}
     figures |= {
         "batch_64_p50_ms_1m": statistics.median(together),

@@ -89,6 +89,12 @@ class Entry(Event):
         """The hash that it should have."""
         return _digest(self.model_dump(mode="json", exclude_defaults=True, exclude={"hash"}))
 
+    def is_intact(self, line: bytes | None = None) -> bool:
+        """Whether it has the hash that it should have, and stands in ``line``, if given, as omote writes it."""
+        said = self.model_dump(mode="json", exclude_defaults=True)
+        written = line is None or line == canonical(said)
+        return written and said.pop("hash") == _digest(said)
+
 
 class Head(_Kept):
     """The end of a log, signed: entries that are cut off after it was written are missed.
@@ -181,7 +187,7 @@ def following(lines: Iterable[bytes], head: Head) -> Iterator[Entry]:
             found = f"entry {entry.seq} of {entry.namespace!r}"
             message = f"{found} does not follow entry {seq} of {head.namespace!r}: the chain is broken"
             raise InvalidError(message)
-        if entry.digest != entry.hash or entry.line != line:
+        if not entry.is_intact(line):
             message = f"entry {entry.seq} was changed after it was written"
             raise InvalidError(message)
         seq, previous = entry.seq, entry.hash
@@ -232,7 +238,7 @@ class _Walk:
             self._next, self._hash = self._next + 1, ""
             return
         seq = entry.seq
-        if changed := entry.digest != entry.hash or (given is not entry and given != entry.line):
+        if changed := not entry.is_intact(given if isinstance(given, bytes) else None):
             # Its number may have been changed too; that it names its predecessor shows where it belongs.
             seq = self._next if entry.previous == self._hash else seq
             yield Fault(seq, f"entry {seq} was changed after it was written")

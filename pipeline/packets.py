@@ -47,8 +47,7 @@ class Codec:
     Attributes:
         name: FFmpeg's name of the codec, such as ``h264``, ``mjpeg`` or ``png``.
         extradata: Out-of-band headers (``avcC`` and the like); empty where there are none.
-        width: Coded width in pixels, 0 if unknown.
-        height: Coded height in pixels, 0 if unknown.
+        width, height: Coded size in pixels, 0 if unknown.
         pixel_format: FFmpeg's name of the pixel format; empty if unknown. Needed for raw video.
         rotation: Clockwise turn in degrees that shows the picture upright: 0, 90, 180 or 270.
     """
@@ -67,8 +66,7 @@ class Unit:
 
     Attributes:
         data: Encoded bytes.
-        pts_ns: Presentation time in nanoseconds; None where the container has none.
-        dts_ns: Decoding time in nanoseconds; None where the container has none.
+        pts_ns, dts_ns: Times of presentation and of decoding in nanoseconds; None where the container has none.
         keyframe: Whether decoding may start here.
         damaged: Whether the container marked the bytes as corrupt.
     """
@@ -233,7 +231,7 @@ class Embedding:
         candidates: Best subjects first, at most one entry a subject; empty where there is no gallery.
         gallery: Name of the namespace that was searched.
         gallery_version: Version of the gallery that answered.
-        stale_s: Whole seconds since the matcher last heard from the gallery's truth; 0 while it hears from it.
+        stale_s: Seconds since the matcher last heard from the gallery.
     """
 
     vector: Floats
@@ -275,10 +273,9 @@ class Identity:
         margin: Distance to the runner-up; equal to the score where there is none.
         runner_up_score: Cosine similarity of the second-best subject; 0 where there is none.
         votes: Embedded faces of the track that agree with the decision.
-        gallery: Namespace searched.
-        gallery_version: Version that answered last.
+        gallery: Namespace searched; ``gallery_version`` answered last.
         masked: Whether the threshold for masked faces was used.
-        stale_s: How long the matcher had not heard from the gallery when it answered last, whole seconds.
+        stale_s: As in ``Embedding``.
     """
 
     decision: Decision
@@ -323,8 +320,7 @@ class Emotion:
         state: ``ok`` is the only state in which ``label`` means something.
         label: One of ``EMOTIONS``; empty unless the state is ``ok``.
         probabilities: (7,) float32 that sum to 1, in the order of ``EMOTIONS``; zeros unless ``ok`` or ``warming``.
-        frames: Frames that went into it.
-        span_ms: Stream time from the first of them to the last.
+        frames, span_ms: Frames that went into it, and stream time from the first of them to the last.
     """
 
     state: EmotionState

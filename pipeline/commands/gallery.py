@@ -277,12 +277,12 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """What thresholds does this gallery bear? Exit status 1 where it bears none."""
-    from pipeline.gallery.calibration_picture import curve  # noqa: PLC0415  (slow to load)
+    from pipeline.gallery.calibration_picture import drawn  # noqa: PLC0415  (matplotlib is slow to load)
 
     with opened(namespace, purpose, redis) as at:
         found = at.service.calibrate(at.caller, promised_far=far, apply=apply)
     if picture:
-        picture.write_bytes(curve(found))
+        picture.write_bytes(drawn(found))
     if as_json:
         typer.echo(found.model_dump_json())
     else:

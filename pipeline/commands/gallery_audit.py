@@ -58,8 +58,8 @@ def verify(
 
     with opened(namespace, "", redis) as at:
         anchors: Iterable[Anchor] = exported(against) if against else ()
-        head, faults = at.service.desk.log.head(), at.service.verify_audit(at.caller, anchors)
-    _tell(faults, f"{head.seq} entries, none changed, none missing")
+        faults = at.service.verify_audit(at.caller, anchors)
+        _tell(faults, f"{0 if faults else at.service.desk.log.head().seq} entries, none changed, none missing")
 
 
 @app.command()

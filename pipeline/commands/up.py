@@ -20,6 +20,8 @@ from pipeline.commands.broker import settings
 from pipeline.commands.options import Device, Engine, Values, loaded
 from pipeline.commands.serve import ScaleFile, hushed, watch
 from pipeline.errors import GraphError, PipelineError, SourceError
+from pipeline.gallery.subjects import Caller
+from pipeline.graph import load
 from pipeline.redact import redact
 from pipeline.scale import Scale, load_scale
 from pipeline.servers.process import LocalProcess, free_ports, listens
@@ -36,6 +38,7 @@ GRAPH, SCALE = DEPLOY / "graphs" / "faces.yaml", DEPLOY / "scale" / "laptop.yaml
 CLIPS = ("demo/demo.mp4", "assets/single_face.mp4", "*/*.mp4")  # in the cache, the best one first
 CAMERA, CLIP = "camera", "clip"  # ids of the two streams
 API_PORT = 8000
+GALLERY = "redis:main"
 STARTED, FOUND = "started here", "was there"
 
 Started = TypeVar("Started", bound=LocalProcess)
@@ -63,7 +66,7 @@ def up(
             # Ray writes to the standard output whenever a process ends.
             parts.enter_context(redirect_stdout(parts.enter_context(Path(os.devnull).open("w"))))
             laptop = Laptop(console, parts, clip or _clip(), data)
-            system = laptop.bring_up(loaded(graph, variables, device, engine), _scale(scale))
+            system = laptop.bring_up(loaded(graph, _with_gallery(graph, variables), device, engine), _scale(scale))
             parts.callback(console.print, "ending")
             watch(console, system)
     except KeyboardInterrupt:
@@ -126,6 +129,7 @@ class Laptop:
             PipelineError: A part is missing or does not start.
         """
         redis, kafka, camera = self._redis(), self._kafka(), self._camera()
+        self._gallery(redis)
         system = self._system(graph, scale, redis, kafka)
         self._start(Publication(self._clip, kafka, self._folder))
         self._tell(f"stream {CLIP}", kafka.topic("video"), f"{self._clip.name} in a loop, by `omote publish`")
@@ -143,6 +147,32 @@ class Laptop:
         url = self._start(RedisServer(self._folder / "redis")).url
         self._tell("Redis", url, STARTED)
         return url
+
+    def _gallery(self, redis: str) -> None:
+        """Keys for the gallery, and the people of the demo in it, if nobody is there yet."""
+        from pipeline.edges.galleries import Galleries  # noqa: PLC0415  (extras)
+        from pipeline.edges.redis_link import redis_url  # noqa: PLC0415
+        from pipeline.gallery.faces import Faces  # noqa: PLC0415
+        from pipeline.gallery.keys import FILE_VARIABLE, Keys  # noqa: PLC0415
+        from pipeline.gallery.memory import MemoryGallery  # noqa: PLC0415
+
+        file = self._folder / "gallery-keys.json"
+        if not Keys.are_given():
+            if not file.exists():
+                self._folder.mkdir(parents=True, exist_ok=True)
+                Keys.new().write(file)
+            os.environ[FILE_VARIABLE] = str(file)
+        os.environ["REDIS_URL"] = redis  # for the matchers, wherever they run
+        people = _cache() / "demo" / "gallery.npz"
+        with closing(
+            Galleries(redis_url(redis), Keys.from_environment(), Faces(lambda: load(GRAPH)), later=True)
+        ) as all_:
+            service = all_.of(GALLERY.partition(":")[2])
+            if people.is_file() and service.desk.store.count() == (0, 0):
+                service.take_in(Caller("omote up", "admin", "demonstration"), MemoryGallery(str(people)))
+            subjects, templates = service.desk.store.count()
+        keys = os.environ.get(FILE_VARIABLE, "the environment")
+        self._tell("gallery", f"{subjects} subjects, {templates} templates", f"keys: {keys}")
 
     def _kafka(self) -> KafkaSettings:
         from pipeline.servers.kafka_server import local_kafka  # noqa: PLC0415
@@ -223,6 +253,7 @@ class Laptop:
         looks = [
             Part("records", f"omote consume --servers {kafka.servers}", "as a table; --as jsonl or mp4"),
             Part("streams", f"omote streams list{elsewhere}", "how each stream does"),
+            Part("gallery", _gallery_list(), "who is known"),
             Part("API", f"{api}/docs", "what can be asked"),
             Part("end", "Ctrl-C", "ends only what was started here"),
         ]
@@ -241,12 +272,31 @@ def _clip() -> Path:
     Raises:
         SourceError: There is none.
     """
-    cache = Path(os.environ.get("OMOTE_CACHE") or Path.home() / ".cache" / "omote")
+    cache = _cache()
     found = next((path for pattern in CLIPS for path in sorted(cache.glob(pattern))), None)
     if found is None:
         message = f"there is no clip in {cache}: give --clip FILE, or run `omote models pull`"
         raise SourceError(message)
     return found
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("OMOTE_CACHE") or Path.home() / ".cache" / "omote")
+
+
+def _with_gallery(graph: Path, variables: list[str] | None) -> list[str]:
+    """The variables, and where the gallery is, unless somebody has said so."""
+    given = list(variables or ())
+    own = graph == GRAPH and not any(each.startswith("gallery=") for each in given)
+    return [*given, f"gallery={GALLERY}"] if own else given
+
+
+def _gallery_list() -> str:
+    """The command, with the environment that it needs in another terminal."""
+    from pipeline.gallery.keys import FILE_VARIABLE  # noqa: PLC0415  (an extra)
+
+    names = [name for name in ("REDIS_URL", FILE_VARIABLE) if name in os.environ]
+    return " ".join([*(f"{name}={redact(os.environ[name])}" for name in names), "omote gallery list"])
 
 
 def _scale(given: Path | None) -> Scale:

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar
 
 from pipeline.edges import redis_layout as layout
@@ -39,8 +40,9 @@ class RedisFeed:
             store: Closed with the feed.
             model: Templates of other nets are left out.
         """
-        self._store, self._model, self._waiting = store, model, store.waiting_link()
+        self._store, self._model = store, model
         self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._waiting = store.waiting_link(self._name)
         self._confirmed_s, self._confirmed = 0.0, Mark("", -1)
 
     def snapshot(self) -> tuple[Mark, Iterable[Sequence[Row]]]:
@@ -83,14 +85,16 @@ class RedisFeed:
             self._store.link.client.hset(self._store.key("matchers"), self._name, told)
         self._confirmed, self._confirmed_s = mark, now
 
+    def interrupt(self) -> None:
+        """See ``Feed``."""
+        with suppress(AwayError):  # then nothing waits
+            self._store.link.wake(self._name)
+
     def close(self) -> None:
         """See ``Feed``."""
         self._waiting.close()
-        try:
-            with self._store.link.errors():
-                self._store.link.client.hdel(self._store.key("matchers"), self._name)
-        except AwayError:
-            pass  # whoever asks sees that it is silent
+        with suppress(AwayError), self._store.link.errors():  # else whoever asks sees that it is silent
+            self._store.link.client.hdel(self._store.key("matchers"), self._name)
         self._store.close()
 
     def _mark(self) -> Mark:

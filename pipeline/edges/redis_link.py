@@ -76,7 +76,7 @@ class RedisLink:
         *,
         patience_s: float = PATIENCE_S,
         text: bool = False,
-        again: bool = True,
+        name: str = "",
     ) -> None:
         """Nothing is asked before the first call.
 
@@ -85,7 +85,7 @@ class RedisLink:
             error: What becomes of the errors of Redis.
             patience_s: How long one answer may take.
             text: Whether the client gives strings.
-            again: Whether a connection that was lost is made anew at once. Without it, `close` ends a call that waits.
+            name: What Redis calls the connections, for `wake`.
 
         Raises:
             PipelineError: The URL is none of Redis.
@@ -94,9 +94,10 @@ class RedisLink:
         options: dict[str, Any] = {
             "socket_timeout": patience_s,
             "socket_connect_timeout": min(patience_s, PATIENCE_S),
-            "retry": Retry(NoBackoff(), int(again)),
+            "retry": Retry(NoBackoff(), 1),
             "health_check_interval": 30,
             "decode_responses": text,
+            "client_name": name or None,
             "protocol": 2,  # answers have the same shape whatever the server and the client's version
         }
         try:
@@ -125,6 +126,17 @@ class RedisLink:
         with self.errors():
             found: list[list[Any]] = self.client.eval(FIELDS, len(keys), *keys, *names)
         return found
+
+    def wake(self, name: str) -> None:
+        """End the calls of the connections ``name`` that wait for something.
+
+        Raises:
+            PipelineError: Redis does not answer.
+        """
+        with self.errors():
+            for each in self.client.client_list():
+                if each["name"] == name:
+                    self.client.client_unblock(each["id"])
 
     def close(self) -> None:
         """End the connections."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -23,6 +24,7 @@ LOG_LENGTH = 200_000  # a matcher that was away for more changes reads everythin
 ATTEMPTS = 50
 AT_ONCE = 1000  # keys asked for in one go
 DIMENSION = 512
+POLICY_S = 0.5  # how long a policy is remembered
 
 Answer = TypeVar("Answer")
 
@@ -75,14 +77,15 @@ class GalleryStore:
         self.namespace, self.keys, self.key = namespace, keys, Keyspace(namespace)
         self._url, self._log_length, self.dimension = url, log_length, DIMENSION
         self.link = RedisLink(url, AwayError)
+        self._policy = -POLICY_S, NamespacePolicy()
 
     def close(self) -> None:
         """End the connections."""
         self.link.close()
 
-    def waiting_link(self) -> RedisLink:
-        """Another connection, for calls that wait; closing it ends them."""
-        return RedisLink(self._url, AwayError, again=False)
+    def waiting_link(self, name: str) -> RedisLink:
+        """Another connection, for calls that wait; ``link.wake(name)`` ends them."""
+        return RedisLink(self._url, AwayError, name=name)
 
     def step(self) -> Step:
         """An atomic change that begins here."""
@@ -96,15 +99,20 @@ class GalleryStore:
             return int(self.link.client.get(self.key.version) or 0)
 
     def policy(self) -> NamespacePolicy:
-        """What the namespace allows; the defaults where nobody has said."""
-        with self.link.errors():
-            kept = self.link.client.get(self.key("policy"))
-        return NamespacePolicy.model_validate_json(kept) if kept else NamespacePolicy()
+        """What the namespace allows, or allowed half a second ago; the defaults where nobody has said."""
+        asked_s, policy = self._policy
+        if time.monotonic() - asked_s > POLICY_S:
+            with self.link.errors():
+                kept = self.link.client.get(self.key("policy"))
+            policy = NamespacePolicy.model_validate_json(kept) if kept else NamespacePolicy()
+            self._policy = time.monotonic(), policy
+        return policy
 
     def set_policy(self, policy: NamespacePolicy) -> None:
         """Keep a policy."""
         with self.link.errors():
             self.link.client.set(self.key("policy"), policy.model_dump_json())
+        self._policy = time.monotonic(), policy
 
     def subject(self, subject_id: str) -> Subject:
         """One of them.
@@ -165,17 +173,6 @@ class GalleryStore:
         with self.link.errors():
             kept = self.link.client.get(self.key("photo", template_id))
         return layout.opened_photo(kept, template_id, self.keys, self.namespace) if kept else None
-
-    def owners(self) -> set[str]:
-        """Whose templates there are, as the templates say."""
-        found: set[str] = set()
-        for some in in_parts(self.template_ids()):
-            with self.link.errors():
-                pipe = self.link.client.pipeline(transaction=False)
-                for name in some:
-                    pipe.hget(self.key("template", name), "subject")
-                found |= {subject.decode() for subject in pipe.execute() if subject}
-        return found
 
     def receipt(self, name: str) -> bytes | None:
         """A receipt of an erasure as it was kept; None where there is none."""

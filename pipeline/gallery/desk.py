@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +21,7 @@ READING: Final[frozenset[Role]] = frozenset({"reader", "operator", "admin"})
 WRITING: Final[frozenset[Role]] = frozenset({"operator", "admin"})
 RULING: Final[frozenset[Role]] = frozenset({"admin"})
 AUDITING: Final[frozenset[Role]] = frozenset({"auditor", "admin"})
+MOST_SIGNS = 256  # of a name or a purpose in the log
 WAIT_S = 1.0  # for our own matcher to see our own change
 
 ROLES: Final[dict[str, frozenset[Role]]] = {
@@ -78,20 +80,27 @@ class Desk:
         Raises:
             AwayError: Redis does not answer.
         """
-        pseudonym = self.store.keys.pseudonym(self.store.namespace, subject_id) if subject_id else ""
+        self.note_each(caller, action, [subject_id], outcome=outcome, count=count, version=version, **details)
+
+    def note_each(
+        self, caller: Caller, action: str, subject_ids: Sequence[str], *, outcome: Outcome = "done", count: int = 0,
+        version: int | None = None, **details: Any,
+    ) -> None:  # fmt: skip
+        """Write a line into the audit log for each subject, so that each can be asked for; see `note`."""
+        keys, namespace = self.store.keys, self.store.namespace
         event = Event(
-            actor=caller.name,
+            actor=caller.name[:MOST_SIGNS],
             role=caller.role,
             action=action,
-            purpose=caller.purpose,
-            subject=pseudonym,
+            purpose=caller.purpose[:MOST_SIGNS],
             outcome=outcome,
             model=self.faces.model,
             gallery_version=self._version() if version is None else version,
             count=count,
             details=details,
         )
-        self.log.append([event])
+        about = [{"subject": keys.pseudonym(namespace, each)} if each else {} for each in subject_ids]
+        self.log.append([Event(**{**event.model_dump(exclude={"id"}), **each}) for each in about])
 
     def seen(self, version: int) -> None:
         """Wait until our own matcher has seen a change, so that who made it finds it."""

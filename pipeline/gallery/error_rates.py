@@ -117,8 +117,8 @@ class Evidence:
             miss_rate=self._share(~reached),
             ambiguous_rate=self._share(reached & (np.abs(lead) < margin)),
             mistaken_rate=self._share((self.others >= threshold) & (lead <= -margin)),
-            promise=f"with {self.confidence:.0%} confidence, at most {per_thousand(promised)} strangers, each seen "
-            f"once, reach {threshold:.4f} with any of the {self.subjects} subjects",
+            promise=f"at most {per_thousand(promised)} strangers, each seen once, reach {threshold:.4f} with any of "
+            f"the {self.subjects} subjects ({self.confidence:.0%} confidence)",
         )
 
     def _margin(self, threshold: float, far: float) -> float:

@@ -96,6 +96,11 @@ class Keys:
         message = f"the gallery has no keys: make them with `omote gallery keys new FILE` and set {FILE_VARIABLE}=FILE"
         raise KeysError(message)
 
+    @staticmethod
+    def are_given() -> bool:
+        """Whether the environment names keys."""
+        return bool(os.environ.get(FILE_VARIABLE) or os.environ.get(JSON_VARIABLE))
+
     @classmethod
     def read(cls, path: Path) -> Keys:
         """The keys in a file.

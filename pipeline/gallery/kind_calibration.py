@@ -157,7 +157,9 @@ class KindOfFace:
         needed = least_people(WORST_FAR, evidence.confidence)
         found = []
         if contradictory:
-            sentence = f"the gallery contradicts itself in {contradictory} places; put them right or vouch for them"
+            sentence = (
+                f"the gallery contradicts itself (contradictions: {contradictory}); put that right, or vouch for it"
+            )
             found.append(Reason(code="contradiction", sentence=sentence))
         if strangers.people < needed:
             sentence = (
@@ -216,7 +218,7 @@ class KindOfFace:
 
 
 def _highest(scores: Floats) -> float | None:
-    return round(float(scores.max()), 4) if len(scores) else None
+    return round(float(scores.max()), 6) if len(scores) else None
 
 
 def _indistinct(suggestion: Suggestion) -> Reason:

@@ -91,8 +91,11 @@ class Feed(Protocol):
     def confirm(self, mark: Mark, rows: int) -> None:
         """Tell those who ask that this matcher has read as far as ``mark``."""
 
+    def interrupt(self) -> None:
+        """End a call of `changes` that waits; may be called from any thread."""
+
     def close(self) -> None:
-        """End the connection, and what waits for it."""
+        """End the connection."""
 
 
 @dataclass
@@ -204,9 +207,10 @@ class Matcher:
     def close(self) -> None:
         """Stop following."""
         self._stopped.set()
-        self._feed.close()
+        self._feed.interrupt()
         if self._thread is not None:
             self._thread.join(2 * WAIT_S)
+        self._feed.close()
 
     def _snapshot(self) -> Memory:
         mark, parts = self._feed.snapshot()

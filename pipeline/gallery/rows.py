@@ -12,7 +12,7 @@ from pipeline.packets import Floats
 
 Ranks = NDArray[np.intp]
 
-SLAB = 65_536  # rows of a matrix that are allocated at once; a multiple of every size of block
+SLAB = 262_144  # rows of a matrix that are allocated at once; a multiple of every size of block
 
 
 class Matrix:

@@ -17,6 +17,7 @@ from pipeline.gallery.subjects import Caller, Limits, Subject
 from pipeline.packets import Candidate, EmbeddedFace, Floats, Pixels
 
 RUNNER_UP = 2  # subjects that a margin needs
+MOST_NAMED = 100  # subjects of one search in the log
 
 
 class Searching:
@@ -55,7 +56,7 @@ class Searching:
         limits = self.desk.admit(caller, "search").limits
         faces = self._faces(picture, most_faces, least_score)
         found = self._decided(caller, faces, limits, top)
-        self.desk.note(caller, "search", self._only_one(found), count=len(found))
+        self.desk.note_each(caller, "search", _named(found), count=len(found))
         return found if vectors else [replace(each, vector=None) for each in found]
 
     def search_vectors(
@@ -68,7 +69,7 @@ class Searching:
         """
         limits = self.desk.admit(caller, "search").limits
         found = self._matched(caller, self.checked(vectors, model), [masked] * len(vectors), limits, top)
-        self.desk.note(caller, "search", self._only_one(found), count=len(found))
+        self.desk.note_each(caller, "search", _named(found), count=len(found))
         return found
 
     def verify(
@@ -217,11 +218,10 @@ class Searching:
     def _versioned(self, found: Found) -> Found:
         return replace(found, gallery_version=self.desk.matcher.version)
 
-    @staticmethod
-    def _only_one(found: Sequence[Found]) -> str:
-        """The subject of a search that found one, for the log."""
-        known = {each.subject_id for each in found if each.decision == "known"}
-        return known.pop() if len(known) == 1 else ""
+
+def _named(found: Sequence[Found]) -> list[str]:
+    """The subjects of a search, for the log; one that is empty where nobody was found."""
+    return sorted({each.subject_id for each in found if each.decision == "known"})[:MOST_NAMED] or [""]
 
 
 def _claim(vector: Floats, subject: Subject, own: Sequence[Template], limits: Limits, *, masked: bool) -> Found:
@@ -230,10 +230,10 @@ def _claim(vector: Floats, subject: Subject, own: Sequence[Template], limits: Li
     unlike = max((float(template.vector @ vector) for template in own if template.negative), default=-1.0)
     best = max(likes, default=0.0)
     candidates = (Candidate(subject.id, best),) if likes and best > unlike else ()
-    return replace(decided(candidates, replace_margin(limits), masked=masked), score=best)
+    return replace(decided(candidates, _without_margin(limits), masked=masked), score=best)
 
 
-def replace_margin(limits: Limits) -> Limits:
+def _without_margin(limits: Limits) -> Limits:
     """Limits under which there is no runner-up."""
     return limits.model_copy(update={"margin": 0.0})
 

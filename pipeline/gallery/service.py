@@ -332,7 +332,7 @@ class GalleryService(Keeping):
                 created = store.subject(name).created
                 again = created > receipt.at
                 yield f"the subject was added again at {created:%Y-%m-%d %H:%M}" if again else "the subject is there"
-        if receipt.subject in {store.keys.pseudonym(store.namespace, name) for name in store.owners()}:
+        if receipt.subject in {store.keys.pseudonym(store.namespace, each.subject_id) for each in self._all()}:
             yield "templates of the subject are there"
         for word in self._words(receipt.gallery_version):
             if not word.confirmed:

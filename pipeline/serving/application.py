@@ -14,6 +14,8 @@ from ray import serve
 
 from pipeline.edges.kafka_topics import create_topics
 from pipeline.errors import GraphError
+from pipeline.gallery.keys import Keys
+from pipeline.retention import naming_subjects
 from pipeline.runners.on_ray import APPLICATION, Deployments
 from pipeline.scale import Scale
 from pipeline.serving.api import api
@@ -69,11 +71,14 @@ class Ingress:
 
     def __init__(self, plan: Plan, scale: Scale, settings: ApiSettings, application: str) -> None:
         supervisor(plan, scale, application)
-        self._streams, self._token = RemoteStreams(application), settings.token
+        self._plan, self._streams, self._token = plan, RemoteStreams(application), settings.token
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        """The app that this replica serves."""
-        return api(self._streams, self._token)
+        """The app that this replica serves; where there are keys of a gallery, its API is below ``/api``."""
+        app = api(self._streams, self._token)
+        if Keys.are_given():
+            app.mount("", _gallery(self._plan))
+        return app
 
 
 @dataclass(frozen=True)
@@ -154,6 +159,19 @@ def running(
             serve.delete(f"{application}-api")
     finally:
         deployments.close()
+
+
+def _gallery(plan: Plan) -> FastAPI:
+    """The API of the galleries in the Redis of ``plan``, whose pictures go through its graph."""
+    from pipeline.edges.galleries import Galleries  # noqa: PLC0415  (an extra)
+    from pipeline.edges.redis_api_keys import ApiKeys  # noqa: PLC0415
+    from pipeline.gallery.faces import Faces  # noqa: PLC0415
+    from pipeline.serving.gallery.access import Access  # noqa: PLC0415
+    from pipeline.serving.gallery.app import gallery_api  # noqa: PLC0415
+
+    topics = naming_subjects(plan.kafka.prefix)
+    galleries = Galleries(plan.redis, Keys.from_environment(), Faces(lambda: plan.graph), topics)
+    return gallery_api(galleries.of, Access(ApiKeys(plan.redis)))
 
 
 def _run(ingress: Any, name: str) -> None:

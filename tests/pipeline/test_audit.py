@@ -61,7 +61,14 @@ def test_a_line_is_read_as_the_entry_that_was_written() -> None:
 
 
 CHANGES: dict[str, Any] = {
-    **{"id": "0" * 32, "at": AT - timedelta(days=1), "actor": "nobody", "role": "admin", "address": "10.0.0.1", "action": "show"},
+    **{
+        "id": "0" * 32,
+        "at": AT - timedelta(days=1),
+        "actor": "nobody",
+        "role": "admin",
+        "address": "10.0.0.1",
+        "action": "show",
+    },
     **{"purpose": "research", "subject": "", "outcome": "failed", "model": "", "gallery_version": 8, "count": 0},
     **{"details": {}, "namespace": "other", "seq": 9, "previous": "1" * 64, "hash": "1" * 64},
 }

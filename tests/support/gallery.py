@@ -157,15 +157,29 @@ def gallery_service(open_gallery: Callable[..., GalleryService]) -> GalleryServi
     return open_gallery()
 
 
-@pytest.fixture
-def gallery(gallery_service: GalleryService, redis_url: str) -> Iterator[Api]:
+@pytest.fixture(scope="session")
+def served(redis_url: str) -> Iterator[tuple[FastAPI, ApiKeys, dict[str, GalleryService]]]:
+    """One API for all tests, its keys, and the galleries that it finds by their namespaces."""
+    services: dict[str, GalleryService] = {}
     keys = ApiKeys(SecretStr(redis_url))
-    app = gallery_api(lambda namespace: gallery_service, Access(keys), GallerySettings())
-    yield Api(app, keys, gallery_service)
-    for key in keys.list(gallery_service.desk.store.namespace):
-        keys.revoke(key.id)
+    app = gallery_api(services.__getitem__, Access(keys), GallerySettings())
+    yield app, keys, services
     keys.close()
     app.state.serving.threads.close()
+
+
+@pytest.fixture
+def gallery(
+    gallery_service: GalleryService, served: tuple[FastAPI, ApiKeys, dict[str, GalleryService]]
+) -> Iterator[Api]:
+    """The API of a namespace that nobody else has."""
+    app, keys, services = served
+    namespace = gallery_service.desk.store.namespace
+    services[namespace] = gallery_service
+    yield Api(app, keys, gallery_service)
+    for key in keys.list(namespace):
+        keys.revoke(key.id)
+    del services[namespace]
 
 
 def base64_of(data: bytes) -> str:

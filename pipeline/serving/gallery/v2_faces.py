@@ -164,7 +164,7 @@ async def list_matches(
     stream: Annotated[Text, Query(description="Only this stream.")] = "",
     since: Annotated[AwareDatetime | None, Query(alias="from", description="Not before this time.")] = None,
     until: Annotated[AwareDatetime | None, Query(alias="to", description="Before this time.")] = None,
-    after: After = "",
+    after: Annotated[str, Query(pattern=r"^[0-9]{0,9}$", description="`next` of the page before.")] = "",
     limit: Limit = 100,
 ) -> MatchPage:
     """Who was recognised in streams, the latest first."""

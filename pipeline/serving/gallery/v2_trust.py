@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from pipeline.edges.redis_api_keys import ApiKey
-from pipeline.gallery.calibration import Calibration
+from pipeline.gallery.calibration import Calibration, curve
 from pipeline.gallery.desk import AUDITING, READING, RULING
 from pipeline.gallery.errors import AwayError
 from pipeline.gallery.service import GalleryService
@@ -39,6 +39,8 @@ from pipeline.serving.problems import Problem
 KeyPath = Annotated[Text, Path(description="Id of the key: its second part.", examples=["0f3c9a51d2e47b68"])]
 ErasurePath = Annotated[Text, Path(description="Id of the receipt.", examples=["9f0c1b7e5d6a4f3890ab12cd34ef5678"])]
 ModelGiven = Annotated[Model, Query(description="Name of the net.")]
+
+REFUSED = problems.declared(problems.GALLERY_REFUSED)
 
 trust = APIRouter(route_class=GalleryRoute, responses=problems.declared(*ALWAYS))
 public = APIRouter()
@@ -98,14 +100,22 @@ async def set_policy(given: NamespacePolicy, asked: Asking) -> NamespacePolicy:
     "/calibrate",
     tags=["trust"],
     summary="Find the thresholds that this gallery bears",
-    responses=problems.declared(problems.GALLERY_REFUSED),
+    response_model=Calibration,
+    responses={**REFUSED, 200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}},
     openapi_extra=opens(RULING),
 )
-async def calibrate(given: CalibrationGiven, asked: Asking) -> Calibration:
-    """Ceilings of strangers and of enrolled pairs, error rates, and thresholds; or why there are none."""
-    return await asked.slowly(
-        lambda gallery, caller: gallery.calibrate(caller, promised_far=given.promised_far, apply=given.apply)
-    )
+async def calibrate(given: CalibrationGiven, asked: Asking, request: Request) -> Calibration | Response:
+    """Ceilings of strangers and of enrolled pairs, error rates, and thresholds; or why there are none.
+
+    With `Accept: image/png` a picture of the error rates.
+    """
+    wants_picture = request.headers.get("accept", "").partition(";")[0].strip() == "image/png"
+
+    def answer(gallery: GalleryService, caller: Caller) -> Calibration | Response:
+        found = gallery.calibrate(caller, promised_far=given.promised_far, apply=given.apply)
+        return Response(curve(found), media_type="image/png") if wants_picture else found
+
+    return await asked.slowly(answer)
 
 
 @trust.post("/reembed", tags=["trust"], summary="Change the net", responses=UNKNOWN, openapi_extra=opens(RULING))

@@ -14,10 +14,16 @@ import pytest
 
 from pipeline.gallery.errors import InvalidError
 from pipeline.gallery.index import Index
-from pipeline.gallery.rows import Scan
+from pipeline.gallery.rows import Matrix, Scan
 from pipeline.packets import Candidate, Floats
 
 Held = dict[str, tuple[str, Floats, bool]]  # what an index holds: subject, vector, negative
+
+
+@pytest.fixture(autouse=True)
+def small_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that templates lie in many."""
+    monkeypatch.setattr("pipeline.gallery.rows.SLAB", 64)
 
 
 def unit(count: int, dimension: int = 16, seed: int = 0) -> Floats:
@@ -194,8 +200,12 @@ def test_names_and_vectors_must_be_as_many_and_a_search_must_ask_for_someone() -
 # Erasure: what matters is what the memory holds, so these tests look at it.
 
 
-def lies_in(vector: Floats, values: Floats) -> bool:
-    return vector.tobytes() in values.tobytes()
+def memory(matrix: Matrix) -> Floats:
+    return np.concatenate(matrix.slabs)
+
+
+def lies_in(vector: Floats, matrix: Matrix) -> bool:
+    return vector.tobytes() in memory(matrix).tobytes()
 
 
 @pytest.mark.parametrize("gone", [0, 70, 199])
@@ -203,13 +213,13 @@ def test_nothing_of_a_dropped_template_is_left(gone: int) -> None:
     vectors = unit(200)
     index = filled(vectors, exact_limit=100)
     assert index._coarse
-    seen = index._coarse.values[gone].copy()
+    seen = index._coarse.values[[gone]]
     assert lies_in(vectors[gone], index._templates.values)
+    assert lies_in(seen, index._coarse.values)
     assert index.drop(f"t{gone}")
-    assert not lies_in(vectors[gone], index._templates.values)
-    assert not lies_in(seen, index._coarse.values)
-    assert not index._templates.values[199:].any()
-    assert not index._coarse.values[199:].any()
+    for vector, matrix in ((vectors[gone], index._templates.values), (seen, index._coarse.values)):
+        assert not lies_in(vector, matrix)
+        assert not memory(matrix)[199:].any()
     kept = [n for n in range(200) if n != gone]
     assert [found[0].subject_id for found in index.search(vectors[kept])] == [f"s{n}" for n in kept]
 
@@ -218,19 +228,17 @@ def test_nothing_of_an_overwritten_template_is_left() -> None:
     vectors = unit(200)
     index = filled(vectors[:150], exact_limit=100)
     assert index._coarse
-    seen = index._coarse.values[7].copy()
+    seen = index._coarse.values[[7]]
     index.put("t7", "s7", vectors[180])
     assert not lies_in(vectors[7], index._templates.values)
     assert not lies_in(seen, index._coarse.values)
 
 
-def test_a_matrix_that_became_too_small_is_overwritten() -> None:
-    index = filled(unit(150), exact_limit=100)
-    assert index._coarse
-    small, coarse = index._templates.values, index._coarse.values
-    index.put_many([f"n{n}" for n in range(100)], ["s"] * 100, unit(100, seed=1))
-    assert not small.any()
-    assert not coarse.any()
+def test_an_index_that_grows_leaves_no_smaller_one_behind() -> None:
+    index = filled(unit(150))
+    before = list(index._templates.values.slabs)
+    index.put_many([f"n{n}" for n in range(1000)], ["s"] * 1000, unit(1000, seed=1))
+    assert all(now is then for now, then in zip(index._templates.values.slabs, before, strict=False))
 
 
 def test_a_coarse_scan_that_was_fitted_again_is_overwritten() -> None:
@@ -239,16 +247,16 @@ def test_a_coarse_scan_that_was_fitted_again_is_overwritten() -> None:
     old = index._coarse
     index.put_many([f"n{n}" for n in range(200)], ["s"] * 200, unit(200, seed=1))
     assert index._coarse is not old
-    assert not old.values.any()
+    assert not memory(old.values).any()
 
 
 def test_a_cleared_index_holds_nothing_and_can_be_filled_again() -> None:
     index = filled(unit(150), exact_limit=100)
     assert index._coarse
     index.put("not", "s0", unit(1)[0], negative=True)
-    buffers = [index._templates.values, index._anchors.values, index._coarse.values]
+    matrices = [index._templates.values, index._anchors.values, index._coarse.values]
     index.clear()
-    assert not any(buffer.any() for buffer in buffers)
+    assert not any(memory(matrix).any() for matrix in matrices)
     assert (len(index), index.search(unit(1))) == (0, [()])
     index.put("t", "s", unit(1)[0])
     assert index.search(unit(1))[0][0].subject_id == "s"
@@ -261,8 +269,10 @@ def test_a_cleared_index_holds_nothing_and_can_be_filled_again() -> None:
 @pytest.mark.parametrize(
     "write",
     [
-        lambda index, vectors: index.put_many([f"n{n}" for n in range(999)], ["new"] * 999, unit(999, seed=1)),  # grows
-        lambda index, vectors: index.put_many([f"n{n}" for n in range(4000)], ["n"] * 4000, unit(4000, seed=1)),  # fits
+        lambda index, vectors: index.put_many([f"n{n}" for n in range(999)], ["new"] * 999, unit(999, seed=1)),
+        lambda index, vectors: index.put_many(
+            [f"n{n}" for n in range(4000)], ["n"] * 4000, unit(4000, seed=1)
+        ),  # fits again
         lambda index, vectors: index.put("t3999", "s17", vectors[17]),
         lambda index, vectors: index.put("t17", "other", -vectors[17]),
         lambda index, vectors: index.put("t18", "s17", vectors[17], negative=True),
@@ -293,7 +303,7 @@ def test_what_is_written_while_a_search_multiplies_is_in_its_answer(
 
 @pytest.mark.parametrize("exact_limit", [10**9, 5000])
 def test_a_search_sees_one_moment_of_an_index_that_changes(exact_limit: int) -> None:
-    """Rows move at each drop, the matrix grows, and the coarse scan (here without loss) is fitted again."""
+    """Rows move at each drop, and the coarse scan (here without loss) is fitted again."""
     queries, strangers = unit(8, 64, seed=1), unit(6000, 64)
     writes = history(queries, 250)
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.support.gallery import closing, gallery, gallery_service, open_gallery
+from tests.support.gallery import closing, gallery, gallery_service, open_gallery, served
 
-__all__ = ["closing", "gallery", "gallery_service", "open_gallery"]
+__all__ = ["closing", "gallery", "gallery_service", "open_gallery", "served"]

@@ -98,7 +98,7 @@ def test_parameters_choose_faces_predictions_and_plugins(gallery: Api) -> None:
         add(gallery, name, colour)
     assert len(look(gallery, RED, GREEN)) == 2
     (found,) = look(gallery, RED, GREEN, query="?&limit=1&prediction_count=2&status=True&detect_faces=true")
-    assert [each["subject"] for each in found["subjects"]][0] == "ada"
+    assert found["subjects"][0]["subject"] == "ada"
     assert len(found["subjects"]) == 2
     assert found["execution_time"]["detector"] >= 0
     (rich,) = look(gallery, RED, query="?face_plugins=landmarks,mask,calculator,age,gender,pose,nonsense")
