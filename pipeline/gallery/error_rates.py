@@ -103,17 +103,16 @@ class Evidence:
     def suggest(self, wanted_far: float) -> Suggestion:
         """The least threshold that keeps the promise, also for the people in unknown tracks as they were counted."""
         threshold = self.own_threshold(wanted_far)
+        promised = float(self.limit(self.strangers.reaching(threshold)))
         if self.unknown.people:
-            promised = float(self.limit(self.strangers.reaching(threshold)))
             threshold = max(threshold, self.unknown.threshold(promised))
-        counted = self.strangers.reaching(threshold)
-        promised, margin = float(self.limit(counted)), self._margin(threshold, float(self.limit(counted)))
+        margin = self._margin(threshold, promised)
         lead, reached = self.genuine.scores - self.others, self.genuine.scores >= threshold
         return Suggestion(
             threshold=threshold,
             margin=margin,
             promised_far=round(promised, 6),
-            counted_far=round(float(counted), 6),
+            counted_far=round(float(self.strangers.reaching(threshold)), 6),
             miss_rate=self._share(~reached),
             ambiguous_rate=self._share(reached & (np.abs(lead) < margin)),
             mistaken_rate=self._share((self.others >= threshold) & (lead <= -margin)),

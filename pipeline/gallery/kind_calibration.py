@@ -88,9 +88,8 @@ def alike_from(gallery: Enrolled, held: HeldOut) -> float:
     if len(others) < LEAST_GENUINE:
         return alike
     middle, high = np.quantile(others, (0.5, 0.9))
-    return max(
-        alike, float(middle + (high - middle) * (np.log(len(others)) - GUMBEL[0.5]) / (GUMBEL[0.9] - GUMBEL[0.5]))
-    )
+    by_chance = middle + (high - middle) * (np.log(len(others)) - GUMBEL[0.5]) / (GUMBEL[0.9] - GUMBEL[0.5])
+    return max(alike, float(by_chance))
 
 
 class KindOfFace:

@@ -50,7 +50,7 @@ class GallerySettings(BaseModel):
     body_s: Annotated[float, Field(gt=0)] = 30.0
     picture_threads: Annotated[int, Field(ge=1)] = 2
     light_threads: Annotated[int, Field(ge=1)] = 32
-    most_waiting: Annotated[int, Field(ge=1)] = 512
+    most_waiting: Annotated[int, Field(ge=1)] = 256
 
     @model_validator(mode="after")
     def _is_private(self) -> GallerySettings:

@@ -237,7 +237,7 @@ def test_a_network_is_spoken_to_over_tls_only(monkeypatch: pytest.MonkeyPatch) -
 def test_what_travels_is_encrypted(gallery: Api, tmp_path: Path) -> None:
     certificate, private_key = self_signed(tmp_path)
     settings = GallerySettings(port=free_ports(1)[0], certificate=certificate, private_key=private_key)
-    running = server(gallery.app, settings)
+    running = server(gallery_api(lambda name: gallery.service, Access(gallery.keys), settings), settings)
     thread = threading.Thread(target=running.run)
     thread.start()
     try:

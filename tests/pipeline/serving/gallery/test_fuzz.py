@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from pipeline.serving.gallery.access import Access
+from pipeline.serving.gallery.app import gallery_api
 from tests.support.gallery import Api, drawing
 from tests.support.requirements import missing
 
@@ -27,12 +28,13 @@ EXAMPLES = int(os.environ.get("OMOTE_FUZZ_EXAMPLES", "4"))
 
 
 @pytest.fixture
-def description(gallery: Api) -> Iterator[Any]:
+def description(gallery: Api) -> Any:
     if schemathesis is None:
         missing("schemathesis is not installed")
     gallery.enrol("ada", (200, 20, 30))
-    schema = schemathesis.openapi.from_dict(gallery.app.openapi())
-    schema.app = gallery.app
+    app = gallery_api(lambda namespace: gallery.service, Access(gallery.keys))  # one that may be shut down
+    schema = schemathesis.openapi.from_dict(app.openapi())
+    schema.app = app
     return schema
 
 
