@@ -1,9 +1,10 @@
 """Whether the threshold that ``calibrate`` suggests keeps its promise to strangers, and what it costs the enrolled.
 
-Half of the people of LFW, chosen by their names, are enrolled; a quarter of the others was seen as unknown tracks. That
-is all that ``calibrate`` gets to see. Where it says that the gallery contradicts itself, its advice is followed and it
-is asked again. Then the rest of the strangers come, and photos of the enrolled that were kept back, each one alone,
-bare and behind a drawn mask, and ``Rules`` of ``operators/identify.py`` decide with one vote.
+Half of the people of LFW, chosen by their names, are enrolled; a quarter of the others was seen before, and those whom
+the default limits take for nobody are unknown tracks. That is all that ``calibrate`` gets to see. Where it says that the
+gallery contradicts itself, its advice is followed and it is asked again. Then the rest of the strangers come, and photos
+of the enrolled that were kept back, each one alone, bare and behind a drawn mask, and ``Rules`` of
+``operators/identify.py`` decide with one vote.
 
 Of one person there are up to six photos: the last third (at least one, if there are two) is kept back, and where there
 are four or more the first is enrolled with a drawn mask on it. What counts as masked is what the classifier says.
@@ -28,7 +29,7 @@ from rich.table import Table
 
 from operators.identify import Evidence, Person, Rules
 from pipeline.gallery.calibration import Calibration, calibrate, curve
-from pipeline.gallery.held_out import enrolled
+from pipeline.gallery.held_out import best_match, enrolled
 from pipeline.gallery.protocol import MODEL, Template
 from pipeline.gallery.subjects import Limits, UnknownTrack
 from pipeline.gallery.tolerance import Sample, upper_limit
@@ -59,7 +60,7 @@ class Split:
 
     Attributes:
         templates: What is enrolled.
-        unknowns: What was seen before.
+        unknowns: What was seen before, and not recognised.
         genuine: Photos of the enrolled that were kept back.
         strangers: Everybody else.
     """
@@ -143,9 +144,13 @@ def split(faces: FaceVectors, salt: str = "open set") -> Split:
     known = set(templates.person.tolist())
     alias = {name for pair in SAME if known & set(pair) for name in pair}
     strangers = fit & (part >= 160) & ~np.isin(faces.person, sorted(alias))
+    enrolment = [_template(templates, n) for n in range(len(templates.person))]
+    seen = faces.where(fit & ~mine & (part < 160))
+    scores, _ = best_match(seen.vectors, enrolled(enrolment))
+    seen = seen.where(scores < np.where(seen.masked, Limits().masked_threshold, Limits().threshold))
     return Split(
-        [_template(templates, n) for n in range(len(templates.person))],
-        [_track(faces, n) for n in np.flatnonzero(fit & ~mine & (part < 160)).tolist()],
+        enrolment,
+        [_track(seen, n) for n in range(len(seen.person))],
         faces.where(fit & back & np.isin(faces.person, sorted(known))),
         faces.where(strangers),
     )

@@ -21,7 +21,7 @@ from tests.support.requirements import missing
 # Before anything imports Ray: a cluster of these tests is theirs alone, and reports to nobody.
 os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
 
-pytest_plugins = ["tests.support.brokers", "tests.support.cameras", "tests.support.serving"]
+pytest_plugins = ["tests.support.brokers", "tests.support.cameras", "tests.support.serving", "tests.support.gallery"]
 
 NETS = ("retinaface", "mobilefacenet", "expression")
 Picture = np.ndarray

@@ -1,0 +1,195 @@
+"""A matcher holds what its feed says, follows it, outlives its absence, and forgets whose time is over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from threading import Condition
+
+import numpy as np
+import pytest
+
+from pipeline.gallery.errors import AwayError
+from pipeline.gallery.matcher import FRESH_S, Changes, Mark, Matcher, Row
+from pipeline.packets import Floats, Pixels
+
+ALWAYS = float("inf")
+
+
+@dataclass
+class Script:
+    """A feed that a test writes."""
+
+    rows: dict[str, Row] = field(default_factory=dict)
+    lines: list[Row | str] = field(default_factory=list)
+    birth: str = "a"
+    trimmed: bool = False
+    away: bool = False
+    snapshots: int = 0
+    confirmed: list[int] = field(default_factory=list)
+    changed: Condition = field(default_factory=Condition)
+
+    def put(self, *rows: Row) -> None:
+        with self.changed:
+            self.rows |= {row.id: row for row in rows}
+            self.lines += rows
+            self.changed.notify_all()
+
+    def drop(self, name: str) -> None:
+        with self.changed:
+            del self.rows[name]
+            self.lines.append(name)
+            self.changed.notify_all()
+
+    def snapshot(self) -> tuple[Mark, Iterable[Sequence[Row]]]:
+        self._ask()
+        self.snapshots += 1
+        return Mark(self.birth, len(self.lines)), [list(self.rows.values())]
+
+    def changes(self, after: Mark, wait_s: float) -> Changes | None:
+        self._ask()
+        with self.changed:
+            self.changed.wait_for(lambda: len(self.lines) > after.version or self.away, min(wait_s, 0.05))
+        if self.trimmed or after.birth != self.birth:
+            self.trimmed = False
+            return None
+        new = self.lines[after.version :]
+        gone = tuple(line for line in new if isinstance(line, str))
+        rows = tuple(line for line in new if isinstance(line, Row) and line.id in self.rows)
+        return Changes(Mark(self.birth, after.version + len(new)), rows, gone)
+
+    def photo(self, subject_id: str) -> Pixels | None:
+        self._ask()
+        return np.full((128, 128, 3), len(subject_id), np.uint8)
+
+    def confirm(self, mark: Mark, rows: int) -> None:
+        self.confirmed.append(mark.version)
+
+    def interrupt(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def _ask(self) -> None:
+        if self.away:
+            message = "it does not answer"
+            raise AwayError(message)
+
+
+def vector(seed: int) -> Floats:
+    drawn = np.random.default_rng(seed).normal(size=512)
+    return (drawn / np.linalg.norm(drawn)).astype(np.float32)
+
+
+def row(name: str, seed: int, until: float = ALWAYS, *, negative: bool = False, subject: str = "") -> Row:
+    return Row(name, subject or f"s{seed}", vector(seed), negative, until)
+
+
+@pytest.fixture
+def script() -> Script:
+    return Script()
+
+
+@contextmanager
+def running(script: Script, **more: object) -> Iterator[Matcher]:
+    with closing(Matcher(script, **more)) as matcher:  # type: ignore[arg-type]
+        yield matcher
+
+
+def who(matcher: Matcher, seed: int) -> str:
+    (answer,) = matcher.match(vector(seed)[None], [False])
+    return answer.best[0].subject_id if answer.best and answer.best[0].score > 0.9 else ""
+
+
+def soon(ask: Callable[[], bool], limit_s: float = 3.0) -> None:
+    until = time.monotonic() + limit_s
+    while not ask():
+        assert time.monotonic() < until, "it never came"
+        time.sleep(0.01)
+
+
+def test_it_knows_the_snapshot_and_then_every_change(script: Script) -> None:
+    script.put(row("t1", 1))
+    with running(script) as matcher:
+        assert (who(matcher, 1), who(matcher, 2)) == ("s1", "")
+        script.put(row("t2", 2))
+        assert matcher.wait_for(2, 3)
+        assert who(matcher, 2) == "s2"
+        script.drop("t1")
+        assert matcher.wait_for(3, 3)
+        assert (who(matcher, 1), len(matcher)) == ("", 1)
+        soon(lambda: script.confirmed[-1] == 3)
+        assert script.snapshots == 1
+
+
+def test_every_answer_says_which_version_and_whose_gallery(script: Script) -> None:
+    script.put(row("t1", 1), row("t2", 2))
+    with running(script, name="door") as matcher:
+        (answer,) = matcher.match(vector(1)[None], [True])
+        assert (answer.gallery, answer.version, answer.stale_s) == ("door", 2, 0)
+        assert matcher.match(np.zeros((0, 512), np.float32), []) == []
+
+
+@pytest.mark.parametrize("reason", ["trimmed", "another life"])
+def test_what_cannot_be_told_any_more_is_read_anew(script: Script, reason: str) -> None:
+    script.put(row("t1", 1))
+    with running(script) as matcher:
+        script.rows = {"t9": row("t9", 9)}
+        if reason == "trimmed":
+            script.trimmed = True
+        else:
+            script.birth = "b"
+        soon(lambda: who(matcher, 9) == "s9")
+        assert (who(matcher, 1), script.snapshots) == ("", 2)
+
+
+def test_while_the_truth_is_away_it_answers_and_says_how_old_that_is(script: Script) -> None:
+    script.put(row("t1", 1))
+    with running(script) as matcher:
+        script.away = True
+        soon(lambda: matcher.stale_s >= int(FRESH_S), 5)
+        assert who(matcher, 1) == "s1"
+        assert matcher.photo("s1") is None
+        script.away = False
+        script.put(row("t2", 2))
+        assert matcher.wait_for(2, 3)
+        assert (who(matcher, 2), matcher.stale_s) == ("s2", 0)
+
+
+def test_without_the_truth_it_does_not_begin(script: Script) -> None:
+    script.away = True
+    with pytest.raises(AwayError, match="does not answer"):
+        Matcher(script)
+
+
+def test_who_is_over_is_not_matched_and_a_longer_time_counts(script: Script) -> None:
+    now = time.time()
+    script.put(row("over", 1, now - 1), row("soon", 2, now + 0.4), row("longer", 3, now + 0.4))
+    with running(script) as matcher:
+        assert [who(matcher, seed) for seed in (1, 2, 3)] == ["", "s2", "s3"]
+        script.put(row("longer", 3, now + 60))
+        soon(lambda: who(matcher, 2) == "")
+        time.sleep(0.2)
+        assert who(matcher, 3) == "s3"
+        assert len(matcher) == 1
+
+
+def test_a_subject_is_its_mean(script: Script) -> None:
+    script.put(row("a", 1, subject="ada"), row("b", 2, subject="ada"), row("not", 3, negative=True, subject="ada"))
+    with running(script) as matcher:
+        mean = vector(1) + vector(2)
+        found = matcher.template("ada")
+        assert found is not None
+        np.testing.assert_allclose(found, mean / np.linalg.norm(mean), atol=1e-6)
+        assert matcher.template("bob") is None
+
+
+def test_it_reads_later_if_it_is_told_to(script: Script) -> None:
+    script.put(row("t1", 1))
+    with running(script, later=True) as matcher:
+        assert (matcher.follows, script.snapshots) == (False, 0)
+        assert who(matcher, 1) == "s1"
+        assert (matcher.follows, script.snapshots) == (True, 1)

@@ -1,0 +1,300 @@
+"""What a gallery may be asked: who may, what is decided, and what an erasure, a merge and a change of nets leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from pipeline.gallery.errors import (
+    DuplicateError,
+    ForbiddenError,
+    InvalidError,
+    PictureError,
+    RefusedError,
+    UnknownError,
+)
+from pipeline.gallery.memory import MemoryGallery
+from pipeline.gallery.protocol import Template
+from pipeline.gallery.service import GalleryService
+from pipeline.gallery.subjects import Caller, NamespacePolicy, Sighting, Subject, UnknownTrack
+from pipeline.packets import Pixels
+from tests.support.gallery import SIDE, DrawnFaces, likeness
+
+READER, OPERATOR, ADMIN = Caller("r", "reader"), Caller("o", "operator"), Caller("a", "admin")
+AUDITOR = Caller("au", "auditor")
+RED, GREEN, BLUE, DULL = (240, 20, 20), (20, 240, 20), (20, 20, 240), (60, 10, 10)
+NOW = datetime.now(UTC)
+
+
+def picture(*colours: tuple[int, int, int]) -> Pixels:
+    canvas = np.zeros((2 * SIDE, SIDE * max(2, len(colours)), 3), np.uint8)
+    for number, colour in enumerate(colours):
+        canvas[:SIDE, SIDE * number : SIDE * (number + 1)] = colour
+    return canvas
+
+
+@pytest.fixture
+def service(gallery_service: GalleryService) -> GalleryService:
+    gallery_service.enrol(OPERATOR, "red", picture(RED), keep_photo=True)
+    gallery_service.enrol(OPERATOR, "green", picture(GREEN))
+    return gallery_service
+
+
+def unknown(name: str, colour: tuple[int, int, int], photo: bool = False) -> UnknownTrack:
+    crop = np.full((128, 128, 3), colour, np.uint8) if photo else None
+    return UnknownTrack(name, "lobby", likeness(colour), "mobilefacenet", 0.9, False, NOW, photo=crop)
+
+
+def seen(subject: str, track: str = "lobby:1:1") -> Sighting:
+    return Sighting(
+        id=track, subject_id=subject, stream="lobby", at=datetime.now(UTC), score=0.9, threshold=0.4, margin=0.5,
+        masked=False, gallery_version=1,
+    )  # fmt: skip
+
+
+def who(service: GalleryService, *colours: tuple[int, int, int], caller: Caller = READER) -> list[tuple[str, str]]:
+    return [(found.decision, found.subject_id) for found in service.search(caller, picture(*colours))]
+
+
+def test_each_face_gets_a_decision(service: GalleryService) -> None:
+    assert who(service, RED, BLUE, DULL) == [("known", "red"), ("unknown", ""), ("low_quality", "")]
+
+
+def test_somebody_like_two_subjects_is_nobody(service: GalleryService) -> None:
+    service.enrol(OPERATOR, "scarlet", picture(RED))
+    assert who(service, RED)[0][0] == "ambiguous"
+
+
+@pytest.mark.parametrize(
+    ("caller", "ask"),
+    [
+        (READER, lambda s, c: s.enrol(c, "blue", picture(BLUE))),
+        (READER, lambda s, c: s.erase(c, "red")),
+        (OPERATOR, lambda s, c: s.set_policy(c, NamespacePolicy())),
+        (OPERATOR, lambda s, c: s.audit(c)),
+        (OPERATOR, lambda s, c: s.calibrate(c)),
+        (AUDITOR, lambda s, c: s.search(c, picture(RED))),
+        (AUDITOR, lambda s, c: s.subjects(c)),
+    ],
+)
+def test_who_may_not_is_refused_changes_nothing_and_is_logged(
+    service: GalleryService, caller: Caller, ask: Callable[[GalleryService, Caller], object]
+) -> None:
+    before = service.desk.store.version()
+    with pytest.raises(ForbiddenError, match="the role"):
+        ask(service, caller)
+    assert service.desk.store.version() == before
+    (entry,) = [each for each in service.audit(ADMIN) if each.outcome == "forbidden"]
+    assert (entry.actor, entry.role) == (caller.name, caller.role)
+
+
+def test_a_purpose_that_is_not_allowed_is_refused(service: GalleryService) -> None:
+    service.set_policy(ADMIN, NamespacePolicy(purposes=("access_control",)))
+    with pytest.raises(ForbiddenError, match="without a purpose"):
+        who(service, RED)
+    with pytest.raises(ForbiddenError, match="for 'curiosity'"):
+        who(service, RED, caller=Caller("r", "reader", "curiosity"))
+    assert who(service, RED, caller=Caller("r", "reader", "access_control")) == [("known", "red")]
+
+
+def test_nobody_is_named_for_a_purpose_that_they_did_not_agree_to(service: GalleryService) -> None:
+    service.change_subject(OPERATOR, "red", purposes=("access_control",))
+    assert who(service, RED) == [("suppressed", "")]
+    assert who(service, RED, caller=Caller("r", "reader", "access_control")) == [("known", "red")]
+
+
+def test_without_consent_nobody_is_enrolled_or_matched(service: GalleryService) -> None:
+    service.change_subject(OPERATOR, "red", consent="withdrawn")
+    assert who(service, RED) == [("unknown", "")]
+    with pytest.raises(ForbiddenError, match="withdrawn"):
+        service.enrol(OPERATOR, "red", picture(RED))
+    with pytest.raises(UnknownError, match="withdrawn"):
+        service.verify(READER, picture(RED), subject_id="red")
+    service.set_policy(ADMIN, NamespacePolicy(require_consent=True))
+    with pytest.raises(ForbiddenError, match="unstated"):
+        service.enrol(OPERATOR, "blue", picture(BLUE))
+    service.add_subject(OPERATOR, Subject(id="blue", consent="given"))
+    service.enrol(OPERATOR, "blue", picture(BLUE))
+    assert who(service, BLUE) == [("known", "blue")]
+
+
+@pytest.mark.parametrize(
+    ("shown", "reason"),
+    [(picture(), "no face"), (picture(RED, GREEN), "2 faces"), (picture(DULL), "too poor .*: blurred")],
+)
+def test_a_picture_without_one_good_face_enrols_nobody(service: GalleryService, shown: Pixels, reason: str) -> None:
+    before = service.desk.store.version()
+    with pytest.raises(PictureError, match=reason):
+        service.enrol(OPERATOR, "blue", shown)
+    assert service.desk.store.version() == before
+    assert "blue" not in {each.id for each in service.subjects(READER)}
+
+
+def test_twins_are_refused_where_that_is_asked_for(service: GalleryService) -> None:
+    with pytest.raises(DuplicateError, match="looks like 'red'"):
+        service.enrol(OPERATOR, "blue", picture(RED), refuse_twins=True)
+    service.enrol(OPERATOR, "blue", picture(BLUE), source_sha256="ab", refuse_twins=True)
+    with pytest.raises(DuplicateError, match="enrolled already"):
+        service.enrol(OPERATOR, "blue", picture(BLUE), source_sha256="ab", refuse_twins=True)
+
+
+def test_vectors_are_those_of_the_gallerys_net(service: GalleryService) -> None:
+    good = likeness(RED)[None]
+    assert [found.subject_id for found in service.search_vectors(READER, 3 * good, "mobilefacenet")] == ["red"]
+    wrong = {
+        "another net": (good, "sface"),
+        "another dimension": (good[:, :128], "mobilefacenet"),
+        "no number": (np.full((1, 512), np.nan, np.float32), "mobilefacenet"),
+        "no length": (np.zeros((1, 512), np.float32), "mobilefacenet"),
+        "nothing": (np.zeros((0, 512), np.float32), "mobilefacenet"),
+    }
+    for vectors, model in wrong.values():
+        with pytest.raises(InvalidError, match="vector"):
+            service.search_vectors(READER, vectors, model)
+        with pytest.raises(InvalidError, match="vector"):
+            service.enrol_vectors(OPERATOR, "red", vectors, model)
+
+
+def test_verification_minds_negative_anchors(service: GalleryService) -> None:
+    assert [found.decision for found in service.verify(READER, picture(RED, BLUE), subject_id="red")] == [
+        "known",
+        "unknown",
+    ]
+    service.not_me(OPERATOR, "red", picture=picture(RED))
+    assert [found.decision for found in service.verify(READER, picture(RED), subject_id="red")] == ["unknown"]
+    assert who(service, RED) == [("unknown", "")]
+    with pytest.raises(InvalidError, match="give one of"):
+        service.not_me(OPERATOR, "red")
+
+
+def test_names_are_changed_and_merged_with_all_that_belongs_to_them(service: GalleryService) -> None:
+    service.desk.tracks.note(seen("red"), 60)
+    service.rename(OPERATOR, "red", "crimson")
+    assert who(service, RED) == [("known", "crimson")]
+    assert [each.subject_id for each in service.matches(READER).sightings] == ["crimson"]
+    with pytest.raises(DuplicateError, match="already"):
+        service.rename(OPERATOR, "crimson", "green")
+    assert service.merge(OPERATOR, "crimson", "green") == 1
+    assert who(service, RED, GREEN) == [("known", "green"), ("known", "green")]
+    assert [each.subject_id for each in service.matches(READER, subject="green").sightings] == ["green"]
+    with pytest.raises(InvalidError, match="one subject"):
+        service.merge(OPERATOR, "green", "green")
+    for bad in ("", " a", "a\n", ".."):
+        with pytest.raises(InvalidError, match="can be no name"):
+            service.rename(OPERATOR, "green", bad)
+
+
+def test_an_erasure_counts_what_went_and_is_verified_by_looking(service: GalleryService) -> None:
+    tracks = service.desk.tracks
+    tracks.note(seen("red"), 60)
+    tracks.explain("x1", "red", {"why": "eyes"}, 60)
+    tracks.keep(unknown("lobby:1:2", RED, photo=True), 60)
+    tracks.keep(unknown("lobby:1:3", BLUE), 60)
+    said = service.erase(OPERATOR, "red")
+    removed = said.receipt.removed
+    assert (removed.vectors, removed.photos, removed.matches, removed.explanations) == (1, 1, 1, 1)
+    assert (removed.unknown_tracks, removed.crops, removed.index_entries) == (1, 1, 1)
+    assert all(word.confirmed for word in said.receipt.matchers)
+    assert [track.id for track in tracks.unknowns()] == ["lobby:1:3"]
+    assert "red" not in said.model_dump_json()
+    with pytest.raises(UnknownError, match="no explanation"):
+        tracks.explanation("x1")
+    assert service.erasure(AUDITOR, said.receipt.id).holds
+    service.enrol(OPERATOR, "red", picture(RED))
+    again = service.erasure(AUDITOR, said.receipt.id)
+    assert not again.holds
+    assert "added again" in again.found[0]
+    with pytest.raises(UnknownError, match="no receipt"):
+        service.erasure(AUDITOR, "0" * 32)
+
+
+def test_everybody_can_be_forgotten_but_not_what_was_asked(service: GalleryService) -> None:
+    assert len(service.erase_all(ADMIN)) == 2
+    assert service.desk.store.count() == (0, 0)
+    assert service.verify_audit(ADMIN) == []
+    assert len(service.audit(ADMIN)) >= 4
+
+
+def test_whose_date_has_passed_is_forgotten(service: GalleryService) -> None:
+    service.change_subject(OPERATOR, "red", expires=NOW - timedelta(seconds=1))
+    assert who(service, RED) == [("unknown", "")]
+    (said,) = service.forget_expired(Caller("expiry", "operator"))
+    assert said.receipt.removed.vectors == 1
+    assert [each.id for each in service.subjects(READER)] == ["green"]
+    service.set_policy(ADMIN, NamespacePolicy(subject_ttl_s=60))
+    assert service.add_subject(OPERATOR, Subject(id="late")).expires is not None
+
+
+def test_unknown_people_are_named_or_ignored(service: GalleryService) -> None:
+    for number, colour in enumerate((BLUE, BLUE, (240, 240, 20))):
+        service.desk.tracks.keep(unknown(f"lobby:1:{number}", colour), 60)
+    blue, yellow = service.clusters(READER)
+    assert (len(blue.members), len(yellow.members)) == (2, 1)
+    assert len(service.assign(OPERATOR, blue.id, "blue")) == 2
+    assert who(service, BLUE) == [("known", "blue")]
+    assert service.ignore(OPERATOR, yellow.id) == 1
+    service.desk.tracks.keep(unknown("lobby:1:9", (240, 240, 20)), 60)
+    assert service.clusters(READER) == []
+    with pytest.raises(UnknownError, match="no cluster"):
+        service.assign(OPERATOR, blue.id, "blue")
+
+
+def test_matches_come_in_pages_the_latest_first(service: GalleryService) -> None:
+    for number in range(7):
+        service.desk.tracks.note(seen("red", f"lobby:1:{number}"), 60)
+    service.desk.tracks.note(seen("green", "gate:1:1").model_copy(update={"stream": "gate"}), 60)
+    first = service.matches(READER, subject="red", limit=3)
+    rest = service.matches(READER, subject="red", after=first.next, limit=10)
+    names = [each.id for each in (*first.sightings, *rest.sightings)]
+    assert names == [f"lobby:1:{number}" for number in reversed(range(7))]
+    assert rest.next == ""
+    assert [each.stream for each in service.matches(READER, stream="gate").sightings] == ["gate"]
+    assert service.matches(READER, until=NOW - timedelta(days=1)).sightings == ()
+
+
+class OtherNet(DrawnFaces):
+    model = "other"
+
+    def vectors(self, crops: list[Pixels]) -> np.ndarray:
+        return np.array([-likeness(crop[64, 64]) for crop in crops])
+
+
+def test_both_nets_answer_while_the_gallery_changes_over(
+    open_gallery: Callable[..., GalleryService], service: GalleryService, redis_url: str
+) -> None:
+    # The same keys: the store of one is the store of the other.
+    other = open_gallery(OtherNet(), redis_url, service.desk.store.namespace)
+    with pytest.raises(UnknownError, match="embeds with 'other'"):
+        other.reembed(ADMIN, "third")
+    said = other.reembed(ADMIN, "other")
+    assert (said.made, said.there, said.without_photo) == (1, 0, 1)
+    again = other.reembed(ADMIN, "other")
+    assert (again.made, again.there) == (0, 1)
+    assert who(service, RED) == [("known", "red")]
+    assert other.drop_model(ADMIN, "mobilefacenet") == 2
+    assert service.desk.store.count() == (2, 1)
+
+
+def test_a_gallery_goes_to_a_file_and_comes_back(service: GalleryService) -> None:
+    service.not_me(OPERATOR, "green", picture=picture(BLUE))
+    service.change_subject(OPERATOR, "green", consent="withdrawn")
+    exported = service.export(ADMIN, photos=True)
+    assert exported.subjects == ("red",)
+    assert exported.photo("red") is not None
+    service.erase(OPERATOR, "red")
+    assert service.take_in(ADMIN, exported) == 1
+    assert who(service, RED) == [("known", "red")]
+    empty = MemoryGallery()
+    empty.enrol([Template("red", likeness(RED), 1.0)])
+    assert empty.subjects == ("red",)
+
+
+def test_limits_are_applied_only_where_the_gallery_bears_them(service: GalleryService) -> None:
+    before = service.policy(ADMIN).limits
+    with pytest.raises(RefusedError, match="bears no threshold"):
+        service.calibrate(ADMIN, apply=True)
+    assert service.policy(ADMIN).limits == before
+    assert service.calibrate(ADMIN).bare.suggestion is None
