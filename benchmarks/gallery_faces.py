@@ -7,6 +7,7 @@ drawn on the picture before the detector sees it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from hashlib import sha256
@@ -27,8 +28,10 @@ from operators.unmask import Unmask
 from pipeline.compute import Compute
 from pipeline.packets import BareFace, Face, Floats, Frame, Pixels, TrackedFace, grow
 from pipeline.policy import Policy
-from training.drawn_masks import Template, draw_template, read_templates
-from training.faces import data_folder, read_picture
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # for training/, which is not installed
+from training.drawn_masks import Template, draw_template, read_templates  # noqa: E402
+from training.faces import data_folder, read_picture  # noqa: E402
 
 MOST = 6  # pictures of one person; most people have one
 SCALE = 2  # an enlarged crop is what a detector is used to

@@ -6,11 +6,10 @@ import re
 
 HIDDEN = "***"
 
-# Up to the last `@` of the word, for a password may hold `@` and `/` where nobody encoded them.
-_USER = re.compile(r"([a-z][a-z0-9+.-]*://)[^\s\"<>]*@", re.IGNORECASE)
+_WORD = re.compile(r"[^\s\"<>]+")
 _SECRET = re.compile(
-    r"(\b[\w-]*(?:password|passwd|secret|token)=|[?&;/_](?:user|usr|pass|pwd|psw|auth|key|api[_-]?key|signature)=)"
-    r"[^&#;\s\"<>]+",
+    r"((?<![\w-])[\w-]*(?:password|passwd|secret|token)="
+    r"|[?&;/_](?:user|usr|pass|pwd|psw|auth|key|api[_-]?key|signature)=)[^&#;\s\"<>]+",
     re.IGNORECASE,
 )
 
@@ -25,4 +24,11 @@ def redact(text: str) -> str:
         >>> redact("cannot open rtsp://admin:s3cret@cam.lan/live?channel=1&pwd=abc")
         'cannot open rtsp://***@cam.lan/live?channel=1&pwd=***'
     """
-    return _SECRET.sub(rf"\g<1>{HIDDEN}", _USER.sub(rf"\g<1>{HIDDEN}@", text))
+    return _SECRET.sub(rf"\g<1>{HIDDEN}", _WORD.sub(_without_user, text))
+
+
+def _without_user(word: re.Match[str]) -> str:
+    """A word without what is between the first ``://`` and the last ``@``: nobody may have encoded a password."""
+    scheme, mark, rest = word[0].partition("://")
+    _, at, host = rest.rpartition("@")
+    return f"{scheme}{mark}{HIDDEN}@{host}" if at else word[0]

@@ -66,7 +66,7 @@ class GalleryStore:
             url: Where Redis is.
             keys: What seals vectors and photos.
             namespace: Which gallery.
-            log_length: About how many changes are kept in the log.
+            log_length: How many changes the log keeps, about.
 
         Raises:
             InvalidError: ``namespace`` can be no name.
@@ -98,6 +98,13 @@ class GalleryStore:
         with self.link.errors():
             return int(self.link.client.get(self.key.version) or 0)
 
+    def durability(self) -> str:
+        """How often Redis forces what it was told to the disk; empty where it keeps no log of it, or does not say."""
+        with self.link.errors():
+            said = self.link.client.info("persistence")
+            kept = self.link.client.config_get("appendfsync") if said.get("aof_enabled") else {}
+        return next(map(str, kept.values()), "")
+
     def policy(self) -> NamespacePolicy:
         """What the namespace allows, or allowed half a second ago; the defaults where nobody has said."""
         asked_s, policy = self._policy
@@ -120,18 +127,22 @@ class GalleryStore:
         Raises:
             UnknownError: There is none.
         """
-        return self._subject(subject_id)[0]
+        if found := self.known([subject_id]):
+            return found[subject_id]
+        message = f"there is no subject {subject_id!r}"
+        raise UnknownError(message)
 
     def subjects(self, after: str = "", limit: int = 100) -> list[Subject]:
         """Some of them, in the order of the bytes of their ids, from the one after ``after``."""
         low = f"({after}" if after else "-"
         with self.link.errors():
             names = self.link.client.zrangebylex(self.key.subjects, low, "+", 0, limit)
-            pipe = self.link.client.pipeline(transaction=False)
-            for name in names:
-                pipe.hget(self.key("subject", name.decode()), "json")
-            found = pipe.execute()
-        return [Subject.model_validate_json(kept) for kept in found if kept]
+        return list(self.known([name.decode() for name in names]).values())
+
+    def known(self, names: Sequence[str]) -> dict[str, Subject]:
+        """Those of a few hundred subjects that are there, by id."""
+        rows = self.link.fields([self.key("subject", name) for name in names], ["json"])
+        return {name: Subject.model_validate_json(kept) for name, (kept,) in zip(names, rows, strict=True) if kept}
 
     def count(self) -> tuple[int, int]:
         """How many subjects and templates there are."""
@@ -158,11 +169,7 @@ class GalleryStore:
         return found
 
     def template(self, name: str) -> Template:
-        """One of them, without its photo.
-
-        Raises:
-            UnknownError: There is none.
-        """
+        """One of them, without its photo; raises `UnknownError` if there is none."""
         if found := self.templates([name]):
             return found[0]
         message = f"there is no template {name!r}"
@@ -222,12 +229,18 @@ class GalleryStore:
             InvalidError: One can be no template.
         """
         layout.checked(templates, self.dimension)
+        key = self.key("subject", subject.id)
         for _ in range(ATTEMPTS):
-            kept, revision = self._subject_or(subject)
-            step = self.step().only_if(revision, "HGET", self.key("subject", subject.id), "revision")
-            self._write_subject(step, kept)
+            with self.link.errors():
+                kept = self.link.client.hget(key, "json")
+            step = self.step().only_if(kept, "HGET", key, "json")  # the consent must be the one that counts
+            known = Subject.model_validate_json(kept) if kept else subject
+            if kept:
+                step.write("HSET", key, "revision", secrets.token_hex(8))
+            else:
+                self._write_subject(step, known)
             for template in templates:
-                self._write_template(step, template, kept)
+                self._write_template(step, template, known)
             version = step.done()
             if version is not None:
                 return version
@@ -299,20 +312,6 @@ class GalleryStore:
             count += self.step().only_if(kept, read, key, *words).write(write, key, *words, fresh).done() is not None
         return count
 
-    def _subject(self, subject_id: str) -> tuple[Subject, bytes]:
-        with self.link.errors():
-            kept, revision = self.link.client.hmget(self.key("subject", subject_id), "json", "revision")
-        if kept is None:
-            message = f"there is no subject {subject_id!r}"
-            raise UnknownError(message)
-        return Subject.model_validate_json(kept), revision
-
-    def _subject_or(self, subject: Subject) -> tuple[Subject, bytes | None]:
-        try:
-            return self._subject(subject.id)
-        except UnknownError:
-            return subject, None
-
     def _write_subject(self, step: Step, subject: Subject) -> None:
         """Its revision guards against changes that were made from what is no longer so."""
         step.write(
@@ -343,8 +342,11 @@ class GalleryStore:
     def _with_templates(self, subject_id: str, change: Callable[[Step, Sequence[str]], None]) -> int:
         """A step that concerns all templates of a subject, done again where one came or went meanwhile."""
         for _ in range(ATTEMPTS):
-            _, revision = self._subject(subject_id)
-            step = self.step().only_if(revision, "HGET", self.key("subject", subject_id), "revision")
+            self.subject(subject_id)
+            key = self.key("subject", subject_id)
+            with self.link.errors():
+                revision = self.link.client.hget(key, "revision")
+            step = self.step().only_if(revision, "HGET", key, "revision")
             change(step, self.template_ids(subject_id))
             version = step.done()
             if version is not None:

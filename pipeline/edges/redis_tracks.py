@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.edges import redis_layout as layout
 from pipeline.edges.redis_store import GalleryStore, in_parts
-from pipeline.gallery.errors import UnknownError
+from pipeline.gallery.errors import InvalidError, UnknownError
 from pipeline.gallery.subjects import Sighting, UnknownTrack
 
 MOST_UNKNOWN = 20_000  # the oldest give way
@@ -104,21 +104,23 @@ class TrackStore:
     ) -> tuple[list[Sighting], str]:
         """A page of sightings, the latest first, and what to give as ``after`` for the next one; empty if none."""
         kind = self._key("seen", subject) if subject else self._key("at", stream) if stream else self._key("sightings")
-        begin = int(after or 0)
-        found: list[Sighting] = []
-        while len(found) < limit:
+        if not (after or "0").isdecimal():
+            message = f"{after[:40]!r} is no page of sightings; give the `next` of the page before"
+            raise InvalidError(message)
+        begin, found = int(after or 0), list[Sighting]()
+        while True:
             with self._store.link.errors():
                 names = self._store.link.client.zrevrangebyscore(kind, until_s, since_s, begin, limit)
                 kept = self._store.link.client.mget([self._key("sighting", n.decode()) for n in names]) if names else []
-            for offset, one in enumerate(kept):
-                if one and (not stream or stream == (sighting := Sighting.model_validate_json(one)).stream):
-                    found.append(sighting if stream else Sighting.model_validate_json(one))
+            for one in kept:
+                begin += 1
+                sighting = Sighting.model_validate_json(one) if one else None  # some are forgotten already
+                if sighting and stream in {"", sighting.stream}:
+                    found.append(sighting)
                 if len(found) == limit:
-                    return found, str(begin + offset + 1)
+                    return found, str(begin)
             if len(names) < limit:
-                break
-            begin += limit
-        return found, ""
+                return found, ""
 
     # Explanations
 

@@ -25,6 +25,14 @@ class PictureError(InvalidError):
     """The picture cannot be read, or its faces are not what was asked for."""
 
 
+class NoFaceError(PictureError):
+    """The picture shows no face."""
+
+
+class ManyFacesError(PictureError):
+    """The picture shows several faces where one was asked for."""
+
+
 class ForbiddenError(GalleryError):
     """The role, the purpose or the consent does not allow it."""
 

@@ -11,10 +11,17 @@ import numpy as np
 
 from pipeline.gallery.answers import FaceView, Found, decided
 from pipeline.gallery.desk import Desk
-from pipeline.gallery.errors import InvalidError, PictureError, UnknownError
+from pipeline.gallery.errors import (
+    ForbiddenError,
+    InvalidError,
+    ManyFacesError,
+    NoFaceError,
+    PictureError,
+    UnknownError,
+)
 from pipeline.gallery.protocol import Template
 from pipeline.gallery.subjects import Caller, Limits, Subject
-from pipeline.packets import Candidate, EmbeddedFace, Floats, Pixels
+from pipeline.packets import Candidate, Decision, EmbeddedFace, Floats, Pixels
 
 RUNNER_UP = 2  # subjects that a margin needs
 MOST_NAMED = 100  # subjects of one search in the log
@@ -88,7 +95,7 @@ class Searching:
             UnknownError: There is no such subject or template.
         """
         limits = self.desk.admit(caller, "verify", subject_id).limits
-        subject, own = self._claimed(subject_id, template_id)
+        subject, own = self._claimed(caller, subject_id, template_id)
         faces = self._faces(picture, most_faces, least_score)
         found = [self._verified(face, subject, own, limits) for face in faces]
         self.desk.note(caller, "verify", subject.id, count=len(found))
@@ -99,7 +106,7 @@ class Searching:
     ) -> list[Found]:
         """Whether these vectors, (N, D) float32, are of a subject, or look like one template."""
         limits = self.desk.admit(caller, "verify", subject_id).limits
-        subject, own = self._claimed(subject_id, template_id)
+        subject, own = self._claimed(caller, subject_id, template_id)
         found = [_claim(vector, subject, own, limits, masked=False) for vector in self.checked(vectors, model)]
         self.desk.note(caller, "verify", subject.id, count=len(found))
         return [self._versioned(each) for each in found]
@@ -129,11 +136,12 @@ class Searching:
             PictureError: There is none, there are several, or it is too poor to say who it is.
         """
         faces = self.desk.faces.of(picture, least_score)
-        if len(faces) != 1:
-            message = "no face is found in the given picture" if not faces else (
-                f"{len(faces)} faces are found in the picture; crop it to one"
-            )  # fmt: skip
-            raise PictureError(message)
+        if not faces:
+            message = "no face is found in the given picture"
+            raise NoFaceError(message)
+        if len(faces) > 1:
+            message = f"{len(faces)} faces are found in the picture; crop it to one"
+            raise ManyFacesError(message)
         if faces[0].embedding is None:
             message = f"the face is too poor to identify anybody: {', '.join(faces[0].quality.reasons) or 'no vector'}"
             raise PictureError(message)
@@ -187,18 +195,16 @@ class Searching:
         return found
 
     def _allowed(self, caller: Caller, found: Found) -> Found:
-        """Nobody is named for a purpose that they did not agree to."""
-        if found.decision not in {"known", "ambiguous"}:
-            return found
-        try:
-            purposes = self.desk.store.subject(found.subject_id).purposes
-        except UnknownError:  # deleted a moment ago
-            return replace(found, decision="unknown", subject_id="", candidates=())
-        if purposes and caller.purpose not in purposes:
-            return replace(found, decision="suppressed", subject_id="", candidates=())
-        return found
+        """Nobody is named for a purpose that they did not agree to, be it as the second-best."""
+        there = self.desk.store.known([each.subject_id for each in found.candidates])
+        agreed = {name for name, subject in there.items() if _agreed(subject, caller)}
+        candidates = tuple(each for each in found.candidates if each.subject_id in agreed)
+        if found.decision not in {"known", "ambiguous"} or found.subject_id in agreed:
+            return replace(found, candidates=candidates)
+        said: Decision = "suppressed" if found.subject_id in there else "unknown"  # deleted a moment ago
+        return replace(found, decision=said, subject_id="", candidates=candidates)
 
-    def _claimed(self, subject_id: str, template_id: str) -> tuple[Subject, list[Template]]:
+    def _claimed(self, caller: Caller, subject_id: str, template_id: str) -> tuple[Subject, list[Template]]:
         """The subject that is claimed, and the templates that it is to look like."""
         store = self.desk.store
         own = [store.template(template_id)] if template_id else store.templates(store.template_ids(subject_id))
@@ -206,6 +212,10 @@ class Searching:
         if not subject.matched(datetime.now(UTC)):
             message = f"there is no subject {subject.id!r} who may be matched: the consent was withdrawn, or it is over"
             raise UnknownError(message)
+        if not _agreed(subject, caller):
+            self.desk.note(caller, "verify", subject.id, outcome="forbidden")
+            message = f"{subject.id!r} has not agreed to be found for {caller.purpose or 'no purpose'!r}"
+            raise ForbiddenError(message)
         return subject, [template for template in own if template.model == self.desk.faces.model]
 
     def _verified(self, face: EmbeddedFace, subject: Subject, own: Sequence[Template], limits: Limits) -> Found:
@@ -222,6 +232,10 @@ class Searching:
 def _named(found: Sequence[Found]) -> list[str]:
     """The subjects of a search, for the log; one that is empty where nobody was found."""
     return sorted({each.subject_id for each in found if each.decision == "known"})[:MOST_NAMED] or [""]
+
+
+def _agreed(subject: Subject, caller: Caller) -> bool:
+    return not subject.purposes or caller.purpose in subject.purposes
 
 
 def _claim(vector: Floats, subject: Subject, own: Sequence[Template], limits: Limits, *, masked: bool) -> Found:

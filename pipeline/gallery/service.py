@@ -244,7 +244,7 @@ class GalleryService(Keeping):
             own = [each for each in gallery.templates if each.subject_id == name]
             subject = self._subject(name, policy)
             fresh = [replace(each, id=str(uuid4()), model=self.desk.faces.model, created=now) for each in own]
-            self.desk.store.enrol(subject, fresh)
+            self.desk.seen(self.desk.store.enrol(subject, fresh))
         self.desk.note(caller, "import", count=len(gallery.templates))
         return len(gallery.templates)
 

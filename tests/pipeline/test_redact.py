@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from pipeline.redact import redact
@@ -42,3 +44,10 @@ def test_what_tells_nothing_stays_as_it_is(text: str) -> None:
 def test_what_was_hidden_stays_so() -> None:
     once = redact("rtsp://a:b@c/d?pwd=e")
     assert redact(once) == once
+
+
+@pytest.mark.parametrize("pattern", ["a-", "a://", "rtsp://a:b@", "token", "?key"])
+def test_however_long_a_text_is_it_takes_no_time_to_speak_of(pattern: str) -> None:
+    began = time.perf_counter()
+    redact(pattern * 20_000)
+    assert time.perf_counter() - began < 1
