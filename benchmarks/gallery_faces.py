@@ -30,8 +30,8 @@ from pipeline.packets import BareFace, Face, Floats, Frame, Pixels, TrackedFace,
 from pipeline.policy import Policy
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # for training/, which is not installed
-from training.drawn_masks import Template, draw_template, read_templates  # noqa: E402
-from training.faces import data_folder, read_picture  # noqa: E402
+from training.drawn_masks import Template, draw_template, read_templates
+from training.faces import data_folder, read_picture
 
 MOST = 6  # pictures of one person; most people have one
 SCALE = 2  # an enlarged crop is what a detector is used to

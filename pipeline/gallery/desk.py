@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.audit import Event, Outcome
@@ -88,19 +89,20 @@ class Desk:
     ) -> None:  # fmt: skip
         """Write a line into the audit log for each subject, so that each can be asked for; see `note`."""
         keys, namespace = self.store.keys, self.store.namespace
-        event = Event(
-            actor=caller.name[:MOST_SIGNS],
-            role=caller.role,
-            action=action,
-            purpose=caller.purpose[:MOST_SIGNS],
-            outcome=outcome,
-            model=self.faces.model,
-            gallery_version=self._version() if version is None else version,
-            count=count,
-            details=details,
-        )
-        about = [{"subject": keys.pseudonym(namespace, each)} if each else {} for each in subject_ids]
-        self.log.append([Event(**{**event.model_dump(exclude={"id"}), **each}) for each in about])
+        said: dict[str, Any] = {
+            "at": datetime.now(UTC),
+            "actor": caller.name[:MOST_SIGNS],
+            "role": caller.role,
+            "action": action,
+            "purpose": caller.purpose[:MOST_SIGNS],
+            "outcome": outcome,
+            "model": self.faces.model,
+            "gallery_version": self._version() if version is None else version,
+            "count": count,
+            "details": details,
+        }
+        about = [keys.pseudonym(namespace, each) if each else "" for each in subject_ids]
+        self.log.append([Event(**said, subject=each) for each in about])
 
     def seen(self, version: int) -> None:
         """Wait until our own matcher has seen a change, so that who made it finds it."""
