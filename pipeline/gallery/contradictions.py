@@ -13,7 +13,7 @@ from pipeline.gallery.subjects import Kept
 
 Code = Literal[
     "one_person", "mislabelled", "contradiction", "few_strangers", "few_genuine", "indistinct",
-    "promise_lowered", "unknowns_raised", "closest",
+    "promise_lowered", "unknowns_raised", "many_missed", "closest",
 ]  # fmt: skip
 
 

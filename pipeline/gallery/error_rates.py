@@ -100,6 +100,10 @@ class Evidence:
         """The least threshold that keeps the promise for strangers to the gallery, or the strictest one it knows."""
         return self.strangers.threshold(wanted_far, self.limit)
 
+    def missed(self, threshold: float) -> float:
+        """The share of enrolled people whom one picture does not bring to ``threshold``."""
+        return float(1 - self.genuine.reaching(threshold))
+
     def suggest(self, wanted_far: float) -> Suggestion:
         """The least threshold that keeps the promise, also for the people in unknown tracks as they were counted."""
         threshold = self.own_threshold(wanted_far)
@@ -113,7 +117,7 @@ class Evidence:
             margin=margin,
             promised_far=round(promised, 6),
             counted_far=round(float(self.strangers.reaching(threshold)), 6),
-            miss_rate=self._share(~reached),
+            miss_rate=round(self.missed(threshold), 6),
             ambiguous_rate=self._share(reached & (np.abs(lead) < margin)),
             mistaken_rate=self._share((self.others >= threshold) & (lead <= -margin)),
             promise=f"at most {per_thousand(promised)} strangers, each seen once, reach {threshold:.4f} with any of "

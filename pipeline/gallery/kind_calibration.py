@@ -19,6 +19,7 @@ Kind = Literal["bare", "masked"]
 WORST_FAR = 0.05  # what takes one stranger in twenty for a friend is of no use
 LEAST_GENUINE = 20  # people with two photos: that none of so few is missed still leaves 14 % possible
 WORST_MISS = 0.9  # where hardly anybody is found, the vectors do not tell people apart
+MANY_MISSED = 0.5
 ALIKE = 0.60  # cosine of two photos of one person, where a gallery has too few of them to tell
 ALIKE_RANK = 0.25  # else the share of its photos that score lower with their own subject
 GUMBEL = {share: -np.log(-np.log(share)) for share in (0.5, 0.9)}  # quantiles of the distribution of maxima
@@ -121,8 +122,6 @@ class KindOfFace:
         evidence = self._evidence(confidence)
         refusals = self._refusals(evidence, contradictory)
         suggestion = None if refusals else evidence.suggest(wanted_far)
-        if suggestion and suggestion.miss_rate > WORST_MISS:
-            refusals, suggestion = [_indistinct(suggestion)], None
         others, unknown = self._held.other[self._impostors], self._unknown.scores
         return KindCalibration(
             kind="masked" if self._masked else "bare",
@@ -173,6 +172,12 @@ class KindOfFace:
                 "not tell how many would be missed; add photos"
             )
             found.append(Reason(code="few_genuine", sentence=sentence))
+        if not found and evidence.missed(evidence.strangers.threshold(WORST_FAR)) > WORST_MISS:
+            sentence = (
+                f"more than {WORST_MISS:.0%} of the enrolled would be missed where {WORST_FAR:.0%} of strangers are taken "
+                "for somebody; the photos do not tell people apart, enrol better ones"
+            )
+            found.append(Reason(code="indistinct", sentence=sentence))
         return found
 
     def _notes(self, evidence: Evidence, suggestion: Suggestion, wanted_far: float) -> Iterator[Reason]:
@@ -190,6 +195,12 @@ class KindOfFace:
                 "that are somebody, and calibrate again"
             )
             yield Reason(code="unknowns_raised", sentence=sentence)
+        if suggestion.miss_rate > MANY_MISSED:
+            sentence = (
+                f"{suggestion.miss_rate:.0%} of the enrolled would be missed by one picture; promise less, or enrol more "
+                "photos of each"
+            )
+            yield Reason(code="many_missed", sentence=sentence)
         if pairs := self._closest(alone):
             told = ", ".join(f"{a!r} and {b!r} ({score:.2f})" for a, b, score in pairs)
             sentence = (
@@ -218,11 +229,3 @@ class KindOfFace:
 
 def _highest(scores: Floats) -> float | None:
     return round(float(scores.max()), 6) if len(scores) else None
-
-
-def _indistinct(suggestion: Suggestion) -> Reason:
-    sentence = (
-        f"at {suggestion.threshold:.4f}, which the promise needs, {suggestion.miss_rate:.0%} of the enrolled would be "
-        "missed; the photos do not tell people apart, enrol better ones or ask for a smaller promise"
-    )
-    return Reason(code="indistinct", sentence=sentence)

@@ -174,9 +174,10 @@ class Matcher:
         ``top`` is how many, where it is not the matcher's own number.
         """
         del masked
-        memory = self.read()
-        stale_s = self.stale_s
+        stale_s, memory = self.stale_s, self.read()
         found = memory.index.search(vectors, top or self._top) if len(vectors) else []
+        if memory is not self._read_memory:  # it was replaced, and cleared, meanwhile
+            return self.match(vectors, [], top)
         return [Candidates(best, self.name, memory.mark.version, stale_s) for best in found]
 
     def vectors(self, subject_id: str) -> Floats:
@@ -242,8 +243,10 @@ class Matcher:
             memory.mark = changes.mark
             self._feed.confirm(memory.mark, len(memory.index))
         with self._moved:
-            self._read_memory = memory
+            before, self._read_memory = self._read_memory, memory
             self._moved.notify_all()
+        if before is not None and before is not memory:
+            before.index.clear()  # what is freed would keep vectors that may have been erased
 
     def _put(self, memory: Memory, rows: Sequence[Row]) -> None:
         now = time.time()
