@@ -147,7 +147,8 @@ class Matcher:
         """
         with self._lock:
             if self._read_memory is None:
-                self._read_memory = self._snapshot()
+                memory = self._read_memory = self._snapshot()
+                self._feed.confirm(memory.mark, len(memory.index))
                 self._heard_s = time.monotonic()
                 self._thread = threading.Thread(target=self._follow, name=f"gallery-{self.name}", daemon=True)
                 self._thread.start()
@@ -218,7 +219,6 @@ class Matcher:
         memory = Memory(Index(), mark)
         for rows in parts:
             self._put(memory, rows)
-        self._feed.confirm(mark, len(memory.index))
         return memory
 
     def _follow(self) -> None:
@@ -241,12 +241,12 @@ class Matcher:
             self._put(memory, changes.rows)
             self._drop(memory, changes.gone)
             memory.mark = changes.mark
-            self._feed.confirm(memory.mark, len(memory.index))
         with self._moved:
             before, self._read_memory = self._read_memory, memory
             self._moved.notify_all()
         if before is not None and before is not memory:
             before.index.clear()  # what is freed would keep vectors that may have been erased
+        self._feed.confirm(memory.mark, len(memory.index))
 
     def _put(self, memory: Memory, rows: Sequence[Row]) -> None:
         now = time.time()
