@@ -5,6 +5,9 @@ reaches the threshold with *any* subject of the whole gallery (ISO/IEC 19795-1 c
 gallery itself: every subject is left out in turn, and is a stranger to the rest. People count, not pictures, and the
 promise is the upper limit of what so few people can show, so that it holds for strangers whom nobody has seen yet.
 
+That is true of strangers who are to the gallery what its subjects are to each other: people of the same kind, seen by
+cameras of the same kind.
+
 Unknown tracks show what the cameras see, but they were sorted by the threshold of their day, and some are enrolled
 people who were badly seen. So they may raise a threshold, never lower it, and lend no confidence.
 """

@@ -174,8 +174,8 @@ class KindOfFace:
             found.append(Reason(code="few_genuine", sentence=sentence))
         if not found and evidence.missed(evidence.strangers.threshold(WORST_FAR)) > WORST_MISS:
             sentence = (
-                f"more than {WORST_MISS:.0%} of the enrolled would be missed where {WORST_FAR:.0%} of strangers are taken "
-                "for somebody; the photos do not tell people apart, enrol better ones"
+                f"where {WORST_FAR:.0%} of strangers are taken for somebody, more than {WORST_MISS:.0%} of the enrolled "
+                "are missed; the photos do not tell people apart, enrol better ones"
             )
             found.append(Reason(code="indistinct", sentence=sentence))
         return found
@@ -197,8 +197,8 @@ class KindOfFace:
             yield Reason(code="unknowns_raised", sentence=sentence)
         if suggestion.miss_rate > MANY_MISSED:
             sentence = (
-                f"{suggestion.miss_rate:.0%} of the enrolled would be missed by one picture; promise less, or enrol more "
-                "photos of each"
+                f"{suggestion.miss_rate:.0%} of the enrolled would be missed by one picture; promise less, or enrol "
+                "more photos of each"
             )
             yield Reason(code="many_missed", sentence=sentence)
         if pairs := self._closest(alone):
