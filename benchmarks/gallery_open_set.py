@@ -38,7 +38,7 @@ from pipeline.gallery.tolerance import Sample, upper_limit
 from pipeline.packets import Candidate, Embedding
 
 PROMISES = (0.001, 0.01, 0.05)
-SPLITS = 8
+SPLITS = 16
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DECISIONS = ("known", "mistaken", "ambiguous", "unknown")
 # People whom LFW has under two names, or whose photo shows the other; who is enrolled as one is no stranger as the

@@ -272,17 +272,20 @@ def calibrate(
     ] = 0.001,
     picture: Annotated[Path | None, typer.Option(help="Draw the error rates into this PNG.")] = None,
     apply: Annotated[bool, typer.Option(help="Let the suggested limits hold from now on.")] = False,
+    vouch: Annotated[
+        list[str] | None, typer.Option(help="A subject or template that was looked at, and is right.")
+    ] = None,
     purpose: Purpose = "",
     redis: RedisUrl = "",
     as_json: AsJson = False,
 ) -> None:
     """What thresholds does this gallery bear? Exit status 1 where it bears none."""
-    from pipeline.gallery.calibration_picture import drawn  # noqa: PLC0415  (matplotlib is slow to load)
+    from pipeline.gallery.calibration import curve  # noqa: PLC0415  (slow to load)
 
     with opened(namespace, purpose, redis) as at:
-        found = at.service.calibrate(at.caller, promised_far=far, apply=apply)
+        found = at.service.calibrate(at.caller, promised_far=far, apply=apply, vouched=vouch or ())
     if picture:
-        picture.write_bytes(drawn(found))
+        picture.write_bytes(curve(found))
     if as_json:
         typer.echo(found.model_dump_json())
     else:
@@ -381,11 +384,5 @@ def _show_calibration(found: Calibration) -> None:
         table.add_row(kind.kind, *("-" if cell is None else f"{cell:.4g}" for cell in cells))
     out = console()
     out.print(table)
-    for reason in (
-        *found.contradictions,
-        *found.bare.refusals,
-        *found.bare.notes,
-        *found.masked.refusals,
-        *found.masked.notes,
-    ):
+    for reason in found.reasons:
         out.print(Text(harmless(reason.sentence), "yellow"))

@@ -174,8 +174,8 @@ class KindOfFace:
             found.append(Reason(code="few_genuine", sentence=sentence))
         if not found and evidence.missed(evidence.strangers.threshold(WORST_FAR)) > WORST_MISS:
             sentence = (
-                f"where {WORST_FAR:.0%} of strangers are taken for somebody, more than {WORST_MISS:.0%} of the enrolled "
-                "are missed; the photos do not tell people apart, enrol better ones"
+                f"where {WORST_FAR:.0%} of strangers are taken for somebody, more than {WORST_MISS:.0%} of the "
+                "enrolled are missed; the photos do not tell people apart, enrol better ones"
             )
             found.append(Reason(code="indistinct", sentence=sentence))
         return found

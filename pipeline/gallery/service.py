@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -15,12 +15,12 @@ import numpy as np
 from pipeline.audit import Anchor, Entry, Fault
 from pipeline.gallery.calibration import Calibration, calibrate
 from pipeline.gallery.coverage import Coverage, coverage
-from pipeline.gallery.errors import RefusedError, UnknownError
+from pipeline.gallery.errors import UnknownError
 from pipeline.gallery.keeping import Keeping
 from pipeline.gallery.memory import MemoryGallery
 from pipeline.gallery.protocol import Template
 from pipeline.gallery.receipts import MatcherWord, Receipt, Removed, SignedReceipt, signed, verified
-from pipeline.gallery.subjects import Caller, Limits, NamespacePolicy, Sighting
+from pipeline.gallery.subjects import Caller, NamespacePolicy, Sighting
 from pipeline.packets import Floats
 
 if TYPE_CHECKING:  # what it needs is an extra
@@ -107,20 +107,26 @@ class GalleryService(Keeping):
         own = self.desk.store.templates(self.desk.store.template_ids(subject_id))
         return coverage([each for each in own if not each.negative])
 
-    def calibrate(self, caller: Caller, *, promised_far: float = 0.001, apply: bool = False) -> Calibration:
+    def calibrate(
+        self, caller: Caller, *, promised_far: float = 0.001, apply: bool = False, vouched: Collection[str] = ()
+    ) -> Calibration:
         """What thresholds this gallery bears, from its own templates and the unknown tracks.
 
         Args:
             caller: Who asks.
             promised_far: Share of strangers that may be taken for somebody.
             apply: Whether the suggested limits are to hold from now on.
+            vouched: Ids of templates and subjects that somebody has looked at, and that are right.
+
+        Raises:
+            RefusedError: Limits are to be applied, and none are suggested.
         """
         policy = self.desk.admit(caller, "calibrate")
         templates = [each for each in self._all() if each.model == self.desk.faces.model and not each.negative]
         unknowns = [track for track in self.desk.tracks.unknowns() if track.model == self.desk.faces.model]
-        found = calibrate(templates, unknowns, promised_far=promised_far)
+        found = calibrate(templates, unknowns, promised_far=promised_far, vouched=vouched)
         if apply:
-            self.desk.store.set_policy(policy.model_copy(update={"limits": suggested(found, policy.limits)}))
+            self.desk.store.set_policy(policy.model_copy(update={"limits": found.limits(policy.limits)}))
         self.desk.note(caller, "calibrate", count=len(templates), applied=apply)
         return found
 
@@ -347,17 +353,3 @@ class GalleryService(Keeping):
         return replace(
             template, id=str(uuid5(NAMESPACE_OID, f"{template.id}/{model}")), model=model, vector=vector, photo=photo
         )
-
-
-def suggested(found: Calibration, limits: Limits) -> Limits:
-    """The limits that a calibration suggests; those that hold where it suggests none.
-
-    Raises:
-        RefusedError: It suggests none at all.
-    """
-    if found.bare.suggestion is None:
-        message = f"this gallery bears no threshold: {'; '.join(each.sentence for each in found.bare.refusals)}"
-        raise RefusedError(message)
-    masked = found.masked.suggestion.threshold if found.masked.suggestion else limits.masked_threshold
-    bare = found.bare.suggestion
-    return Limits(threshold=bare.threshold, masked_threshold=masked, margin=bare.margin)

@@ -112,7 +112,7 @@ async def calibrate(given: CalibrationGiven, asked: Asking, request: Request) ->
     wants_picture = request.headers.get("accept", "").partition(";")[0].strip() == "image/png"
 
     def answer(gallery: GalleryService, caller: Caller) -> Calibration | Response:
-        found = gallery.calibrate(caller, promised_far=given.promised_far, apply=given.apply)
+        found = gallery.calibrate(caller, promised_far=given.promised_far, apply=given.apply, vouched=given.vouched)
         return Response(curve(found), media_type="image/png") if wants_picture else found
 
     return await asked.slowly(answer)

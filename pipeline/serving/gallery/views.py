@@ -325,6 +325,9 @@ class CalibrationGiven(Given):
 
     promised_far: Annotated[float, Field(gt=0, lt=1, description="Share of strangers taken for somebody.")] = 0.001
     apply: bool = Field(default=False, description="Whether what is suggested holds from now on.")
+    vouched: Annotated[
+        tuple[str, ...], Field(max_length=1000, description="Subjects and faces that were looked at.")
+    ] = ()
 
 
 class KeyGiven(Given):

@@ -294,7 +294,7 @@ def test_a_gallery_goes_to_a_file_and_comes_back(service: GalleryService) -> Non
 
 def test_limits_are_applied_only_where_the_gallery_bears_them(service: GalleryService) -> None:
     before = service.policy(ADMIN).limits
-    with pytest.raises(RefusedError, match="bears no threshold"):
+    with pytest.raises(RefusedError, match="no limits are suggested"):
         service.calibrate(ADMIN, apply=True)
     assert service.policy(ADMIN).limits == before
     assert service.calibrate(ADMIN).bare.suggestion is None
