@@ -6,49 +6,22 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event as Signal
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
 from redis.exceptions import ConnectionError as Lost
 
-from pipeline.audit import Entry, Event, Head
+from pipeline.audit import Entry, Head
 from pipeline.edges.redis_audit import AuditLog
 from pipeline.gallery.errors import AwayError, InvalidError
-from pipeline.gallery.keys import Keys
 from pipeline.servers.redis_server import RedisServer
+from tests.support.audit_logs import KEYS, Opener, events, log, opened
 
-KEYS = Keys.new()
-Opener = Callable[..., AuditLog]
-
-
-def events(count: int = 1, **more: Any) -> list[Event]:
-    said = {"actor": "front desk", "action": "search", "purpose": "access_control", **more}
-    return [Event(**said) for _ in range(count)]
-
-
-@pytest.fixture
-def opened(redis_url: str) -> Iterator[Opener]:
-    """``opened(namespace)`` is a log there, of a new namespace if none is given."""
-    logs: list[AuditLog] = []
-
-    def open_log(namespace: str = "", keys: Keys = KEYS) -> AuditLog:
-        logs.append(AuditLog(SecretStr(redis_url), namespace or f"t{uuid4().hex[:8]}", keys))
-        return logs[-1]
-
-    yield open_log
-    for log in logs:
-        log.close()
-
-
-@pytest.fixture
-def log(opened: Opener) -> AuditLog:
-    return opened()
+__all__ = ["log", "opened"]  # fixtures
 
 
 def test_what_is_appended_can_be_read_and_is_whole(log: AuditLog) -> None:
