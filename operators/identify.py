@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from pipeline.gallery import Limits
 from pipeline.operator import KeyedOperator
 from pipeline.packets import EmbeddedFace, Embedding, Floats, IdentifiedFace, Identity, MaskLabel, MaskState, grow
 from pipeline.policy import Policy
@@ -35,7 +36,7 @@ class Evidence:
     stale_s: float = 0.0
 
     def with_shot(self, shot: Embedding, weight: float) -> Evidence:
-        """The template with one more face. Subjects that the gallery did not name keep what they had."""
+        """The template with one more face. Subjects that its answer did not name keep what they had."""
         scores = dict(self.scores)
         for candidate in shot.candidates:
             scores[candidate.subject_id] = scores.get(candidate.subject_id, 0.0) + weight * candidate.score
@@ -45,6 +46,12 @@ class Evidence:
             votes[best] = votes.get(best, 0) + 1
         total = np.asarray(self.total + weight * shot.vector, np.float32)
         return Evidence(total, scores, votes, self.shots + 1, shot.gallery, shot.gallery_version, shot.stale_s)
+
+    def among(self, there: Container[str]) -> Evidence:
+        """What it says of those who are ``there``: the others leave no trace."""
+        scores = {subject: score for subject, score in self.scores.items() if subject in there}
+        votes = {subject: count for subject, count in self.votes.items() if subject in there}
+        return replace(self, scores=scores, votes=votes)
 
     def ranked(self) -> list[tuple[str, float]]:
         """Subjects and the cosine of the template with each of them, best first.
@@ -58,7 +65,17 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """What a stream remembers of one track; ``matched`` is the subject whose match was told last."""
+    """What a stream remembers of one track.
+
+    Attributes:
+        mask: The vote on the mask.
+        faces: How many faces were seen.
+        bare, masked: Evidence of bare and of masked faces.
+        identity: Who it is by now.
+        matched: The subject whose match was told last.
+        named: Version of the gallery that named a subject last, for every subject of the evidence.
+        pts_ns: When it was seen last.
+    """
 
     mask: MaskState = field(default_factory=lambda: MaskState("unsure", 0.5))
     faces: int = 0
@@ -66,7 +83,21 @@ class Person:
     masked: Evidence = field(default_factory=Evidence)
     identity: Identity = field(default_factory=lambda: Identity("not_evaluated"))
     matched: str = ""
+    named: Mapping[str, int] = field(default_factory=dict)
     pts_ns: int = 0
+
+    def confirmed(self, shot: Embedding) -> Person:
+        """The same without subjects that the gallery may have lost since it named them last.
+
+        Whoever the track was may live on under another name, so then it is decided anew, from this shot on.
+        """
+        same = shot.gallery == self.identity.gallery
+        held = {who: at for who, at in self.named.items() if same and shot.lost <= at <= shot.gallery_version}
+        there = held | dict.fromkeys((each.subject_id for each in shot.candidates), shot.gallery_version)
+        person = replace(self, named=there, matched=self.matched if self.matched in there else "")
+        if self.identity.subject_id and self.identity.subject_id not in there:
+            return replace(person, bare=Evidence(), masked=Evidence(), identity=Identity("not_evaluated"))
+        return replace(person, bare=self.bare.among(there), masked=self.masked.among(there))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +117,12 @@ class Rules:
     margin: float = 0.08
     votes: int = 2
     slack: float = 0.04
+
+    def under(self, limits: Limits | None) -> Rules:
+        """The same with the limits that a gallery sets, where it sets any."""
+        if limits is None:
+            return self
+        return Rules(limits.threshold, limits.masked_threshold, limits.margin, self.votes, self.slack)
 
     def decide(self, person: Person) -> Identity:
         """Who it is. Bare evidence outweighs masked evidence: a mask does not undo who somebody was."""
@@ -126,7 +163,7 @@ class Identify(KeyedOperator[EmbeddedFace, IdentifiedFace, Mapping[str, Person]]
 
         Args:
             policy: Without ``identification`` every identity is ``suppressed``.
-            threshold: Least cosine for a match of bare faces.
+            threshold: Least cosine for a match of bare faces; what the gallery's policy says of the limits counts more.
             masked_threshold: Least cosine for a match of masked faces.
             margin: Least distance to the second-best subject.
             votes: Faces that must agree.
@@ -148,7 +185,7 @@ class Identify(KeyedOperator[EmbeddedFace, IdentifiedFace, Mapping[str, Person]]
         for face in batch:
             before = people.get(face.track_id, Person())
             person = people[face.track_id] = self._learn(before, face)
-            first = person.matched != before.matched
+            first = person.matched not in {"", before.matched}
             known = person.identity if person.identity.decision != "not_evaluated" else self._why_not(person, face)
             out.append(grow(face, IdentifiedFace, mask=person.mask, identity=known, first_match=first))
         return self._remembered(people, batch), out
@@ -157,11 +194,12 @@ class Identify(KeyedOperator[EmbeddedFace, IdentifiedFace, Mapping[str, Person]]
         person = replace(person, mask=self._vote(person, face), faces=person.faces + 1, pts_ns=face.pts_ns)
         if face.embedding is None:
             return person
+        person = person.confirmed(face.embedding)
         if face.mask_probability >= 0.5:
             person = replace(person, masked=person.masked.with_shot(face.embedding, face.quality.score))
         else:
             person = replace(person, bare=person.bare.with_shot(face.embedding, face.quality.score))
-        identity = self._rules.decide(person)
+        identity = self._rules.under(face.embedding.limits).decide(person)
         matched = identity.subject_id if identity.decision == "known" else person.matched
         return replace(person, identity=identity, matched=matched)
 

@@ -1,18 +1,20 @@
 """What flows between operators. Packets are frozen: an operator returns new ones, it never edits its input.
 
 A packet grows by type: ``Face`` → ``TrackedFace`` → ``BareFace`` → ``EmbeddedFace`` → ``IdentifiedFace`` →
-``EncodedFace`` → ``FeltFace``. A field that a stage adds is always there after that stage. Where a stage may rightly
-have nothing to say about a face (no restoration was asked for), the field's type says so and its comment says when.
+``EncodedFace`` → ``FeltFace``. A field that a stage adds is there from then on; its comment says when it may be None.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from pipeline.gallery.subjects import Limits
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -83,15 +85,13 @@ class Chunk(Packet):
     """A few encoded units in decoding order.
 
     Attributes:
-        codec: How to decode them.
-        units: The units; a source cuts them so that a chunk holds at most one micro-batch.
+        units: At most one micro-batch of them; ``codec`` says how to decode them.
         closed: Whether no later chunk refers to this one, so that the decoder gives up all it holds.
         last: Whether the stream is over after it.
         position: Where its source goes on once it is committed, for sources that keep a position.
         dropped: Units that the source left out before it, to stay near the present.
         capture_ns: Wall clock of the capture of its first unit, nanoseconds since 1970; 0 where it is not known.
-        replayed: Whether its units were analysed before, by a worker that is no more. They are decoded again, for
-            the sake of those that refer to them, and give no frames.
+        replayed: Whether its units were analysed before: later ones refer to them, but they give no frames again.
         source: How the stream came in.
     """
 
@@ -130,8 +130,7 @@ class Face(Packet):
     Attributes:
         box: (4,) float32 xyxy, pixels of the full frame.
         score: Detector's confidence in [0, 1].
-        landmarks: (5, 2) float32 xy pixels of the full frame: the eye on the picture's left, the
-            eye on its right, nose tip, mouth corner on the left, mouth corner on the right.
+        landmarks: (5, 2) float32 xy pixels of the full frame: eyes, nose tip, mouth corners; the picture's left first.
         crop: (128, 128, 3) uint8 RGB, aligned: the ArcFace template with 8 pixels around it.
     """
 
@@ -229,9 +228,11 @@ class Embedding:
     Attributes:
         vector: (512,) float32, unit length.
         candidates: Best subjects first, at most one entry a subject; empty where there is no gallery.
-        gallery: Name of the namespace that was searched.
-        gallery_version: Version of the gallery that answered.
+        gallery, gallery_version: Name of the namespace that was searched, and its version that answered.
         stale_s: Seconds since the matcher last heard from the gallery.
+        lost: Version before which what was named may not be there any more, see ``Candidates``.
+        limits: What the gallery wants decisions to be held against; None where it does not say.
+        model: Name of the net that made the vector.
     """
 
     vector: Floats
@@ -239,6 +240,9 @@ class Embedding:
     gallery: str
     gallery_version: int
     stale_s: float = 0.0
+    lost: int = 0
+    limits: Limits | None = None
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,8 +309,7 @@ class EncodedFace(IdentifiedFace):
     """A face with what the frame alone says of its emotion.
 
     Attributes:
-        emotion_logits: (7,) float32, calibrated logits in the order of ``EMOTIONS``; None where the
-            policy, the mask or the quality gate forbids to look.
+        emotion_logits: (7,) float32, calibrated, by ``EMOTIONS``; None where policy, mask or quality forbid to look.
     """
 
     emotion_logits: Floats | None
@@ -345,15 +348,12 @@ class Explanation(Packet):
     Attributes:
         id: Deterministic: from stream, epoch, seq, track and kind.
         track_id: The track decided on.
-        kind: ``match`` or ``emotion``.
-        target: The subject or the emotion explained.
+        kind, target: What is explained: the ``match`` with a subject, or an ``emotion``.
         method: Name of the method, such as ``integrated_gradients``.
         score: The value explained: a cosine similarity, or the log-odds of an emotion.
-        completeness_error: |sum of attributions - (f(x) - f(baseline))| / |f(x) - f(baseline)|;
-            NaN where the method has no such property.
-        faithfulness: Share of the score lost when the tenth of the pixels that matter most is greyed;
-            compare with ``faithfulness_random``.
-        faithfulness_random: The same for a random tenth.
+        completeness_error: |sum of attributions - d| / |d|, d = f(x) - f(baseline); NaN where the method promises none.
+        faithfulness: Share of the score lost when the tenth of the pixels that matter most is greyed.
+        faithfulness_random: The same for a random tenth, to compare with.
         synthetic_evidence_ratio: Share of the relevance that lies on invented pixels, in [0, 1].
         crop: (H, W, 3) uint8 RGB, what was explained.
         reference: (H, W, 3) uint8 RGB, what it was compared with; None for an emotion or without a photo.

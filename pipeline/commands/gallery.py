@@ -28,6 +28,8 @@ from pipeline.commands.gallery_access import (
     console,
     harmless,
     opened,
+    refuse_place,
+    write,
 )
 from pipeline.commands.gallery_files import export, take_in
 from pipeline.commands.gallery_serve import serve
@@ -237,25 +239,26 @@ def delete(
     redis: RedisUrl = "",
 ) -> None:
     """Forget somebody everywhere; print a signed receipt."""
+    refuse_place(receipt)
     with opened(namespace, purpose, redis) as at:
-        at.service.subject(at.caller, subject)
         if not yes:
             typer.confirm(f"forget {harmless(subject)} for ever?", abort=True)
         said = at.service.erase(at.caller, subject)
     text = said.model_dump_json(indent=2)
-    if receipt:
-        receipt.write_text(text + "\n", "utf-8")
     typer.echo(text)
+    if receipt:
+        write(receipt, f"{text}\n".encode())
 
 
 @app.command()
 def erasure(
     receipt: Annotated[str, typer.Argument(metavar="ID", help="Of the receipt.")],
     namespace: Namespace = "main",
+    purpose: Purpose = "",
     redis: RedisUrl = "",
 ) -> None:
     """Verify a receipt again by looking. Exit status 1 if something of the subject is there."""
-    with opened(namespace, "", redis) as at:
+    with opened(namespace, purpose, redis) as at:
         found = at.service.erasure(at.caller, receipt)
     for trouble in found.found:
         console().print(Text(harmless(trouble), "red"))
@@ -282,10 +285,11 @@ def calibrate(
     """What thresholds does this gallery bear? Exit status 1 where it bears none."""
     from pipeline.gallery.calibration import curve  # noqa: PLC0415  (slow to load)
 
+    refuse_place(picture)
     with opened(namespace, purpose, redis) as at:
         found = at.service.calibrate(at.caller, promised_far=far, apply=apply, vouched=vouch or ())
     if picture:
-        picture.write_bytes(curve(found))
+        write(picture, curve(found))
     if as_json:
         typer.echo(found.model_dump_json())
     else:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from pipeline.errors import GraphError
+from pipeline.errors import GraphError, SinkError
 from pipeline.gallery.protocol import MODEL
 from pipeline.gallery.subjects import Caller
 from pipeline.graph import load
@@ -87,6 +87,30 @@ def console(*, errors: bool = False) -> Console:
     """The terminal; as wide as a table needs where it is none."""
     stream = sys.stderr if errors else sys.stdout
     return Console(stderr=errors, highlight=False, width=None if stream.isatty() else 200)
+
+
+def refuse_place(file: Path | None) -> None:
+    """Say before anything is done that it could not be told there in the end.
+
+    Raises:
+        SinkError: There is no folder for ``file``, or it is one.
+    """
+    if file is not None and (file.is_dir() or not file.parent.is_dir()):
+        message = f"cannot write {file}: {'it is a folder' if file.is_dir() else f'there is no folder {file.parent}'}"
+        raise SinkError(message)
+
+
+def write(file: Path, data: bytes) -> None:
+    """Write a file.
+
+    Raises:
+        SinkError: It cannot be written.
+    """
+    try:
+        file.write_bytes(data)
+    except OSError as error:
+        message = f"cannot write {file}: {error.strerror}; choose another place"
+        raise SinkError(message) from error
 
 
 def harmless(text: str) -> str:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from pipeline.audit import Anchor
 from pipeline.commands.broker import Prefix, Servers, settings
-from pipeline.commands.gallery_access import AsJson, Namespace, RedisUrl, console, harmless, opened
+from pipeline.commands.gallery_access import AsJson, Namespace, Purpose, RedisUrl, console, harmless, opened
 
 if TYPE_CHECKING:
     from pipeline.audit import Entry, Fault
@@ -31,11 +31,12 @@ def list_entries(
     subject: Annotated[str, typer.Option(help="Only about this subject.")] = "",
     after: Annotated[int, typer.Option(min=0, help="Only entries after this number.")] = 0,
     limit: Annotated[int, typer.Option(min=1, help="Most entries.")] = 100,
+    purpose: Purpose = "",
     redis: RedisUrl = "",
     as_json: AsJson = False,
 ) -> None:
     """Show entries, oldest first."""
-    with opened(namespace, "", redis) as at:
+    with opened(namespace, purpose, redis) as at:
         found = at.service.audit(at.caller, after=after, limit=limit, action=action, actor=actor, subject=subject)
     if as_json:
         for entry in found:
@@ -51,12 +52,13 @@ def list_entries(
 def verify(
     namespace: Namespace = "main",
     against: Annotated[Path | None, typer.Option(help="An exported file: what was in it must still be there.")] = None,
+    purpose: Purpose = "",
     redis: RedisUrl = "",
 ) -> None:
     """Find any change, gap or reordering. Exit status 1 if there is one."""
     from pipeline.edges.audit_export import exported  # noqa: PLC0415  (an extra)
 
-    with opened(namespace, "", redis) as at:
+    with opened(namespace, purpose, redis) as at:
         anchors: Iterable[Anchor] = exported(against) if against else ()
         faults = at.service.verify_audit(at.caller, anchors)
         _tell(faults, f"{0 if faults else at.service.desk.log.head().seq} entries, none changed, none missing")
@@ -71,13 +73,14 @@ def export(
     namespace: Namespace = "main",
     servers: Servers = "",
     prefix: Prefix = "",
+    purpose: Purpose = "",
     redis: RedisUrl = "",
 ) -> None:
     """Copy the log to a file, or to Kafka, where whoever has Redis cannot change it."""
     if (to is not None) == kafka:
         message = "say where to: --to FILE, or --kafka"
         raise typer.BadParameter(message)
-    with opened(namespace, "", redis) as at:
+    with opened(namespace, purpose, redis) as at:
         log = at.service.exporting(at.caller)
         if to is None:
             from pipeline.edges.audit_topic import to_kafka  # noqa: PLC0415  (an extra)
@@ -94,6 +97,7 @@ def export(
 def inspect(
     rules: Annotated[Path, typer.Option(help="What is unusual.")] = RULES,
     namespace: Namespace = "main",
+    purpose: Purpose = "",
     redis: RedisUrl = "",
     as_json: AsJson = False,
 ) -> None:
@@ -102,7 +106,7 @@ def inspect(
     from pipeline.inspection import inspect as inspected  # noqa: PLC0415
 
     wanted = Rules.read(rules)
-    with opened(namespace, "", redis) as at:
+    with opened(namespace, purpose, redis) as at:
         policy = at.service.policy(at.caller)
         found = inspected(at.service.exporting(at.caller).entries(), wanted, policy.purposes)
     if as_json:

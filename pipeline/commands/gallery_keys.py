@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import AbstractContextManager, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.commands.gallery_access import Namespace, RedisUrl, console, harmless, opened
-from pipeline.gallery.keys import FILE_VARIABLE, Keys
+from pipeline.commands.gallery_access import Namespace, Purpose, RedisUrl, Yes, console, harmless, opened
+from pipeline.gallery.errors import InvalidError
+from pipeline.gallery.keys import FILE_VARIABLE, LOOK_S, Keys
 from pipeline.gallery.subjects import Role
 
 if TYPE_CHECKING:
@@ -24,7 +27,7 @@ app = typer.Typer(
 access = typer.Typer(help="API keys: who may ask over the network, and what.", no_args_is_help=True)
 
 KeysFile = Annotated[Path, typer.Argument(help="The file of keys.", show_default=False)]
-NewFile = Annotated[Path, typer.Argument(metavar="INTO", help="The file to write.", show_default=False)]
+MOST_DAYS = 100 * 365
 
 
 @app.command()
@@ -43,29 +46,36 @@ def show(file: KeysFile) -> None:
 
 
 @app.command()
-def rotate(file: KeysFile, into: NewFile) -> None:
-    """Write the same keys and a new one that seals from now on; `omote gallery keys reseal` follows."""
+def rotate(file: KeysFile) -> None:
+    """Add a new key to the file, which seals from now on; what runs with the file follows by itself.
+
+    The file is replaced in one step, and the old keys stay in it. `omote gallery keys reseal` comes next.
+    """
     keys = Keys.read(file).rotated()
-    keys.write(into)
-    say = f"keys with the new {keys.current} written to {into}; set {FILE_VARIABLE}={into}"
-    console().print(Text(f"{say}, restart what uses them, and `omote gallery keys reseal`"))
+    keys.replace(file)
+    time.sleep(LOOK_S)  # now nobody seals with the old key any more
+    say = f"whoever runs with {file} seals with its new key {keys.current} now"
+    console().print(Text(f"{say}; run `omote gallery keys reseal` for each gallery, until it finds nothing more"))
 
 
 @app.command()
-def reseal(namespace: Namespace = "main", redis: RedisUrl = "") -> None:
+def reseal(namespace: Namespace = "main", purpose: Purpose = "", redis: RedisUrl = "") -> None:
     """Seal what lies under an old key of a gallery under the current one."""
-    with opened(namespace, "", redis) as at:
+    with opened(namespace, purpose, redis) as at:
         count = at.service.reseal(at.caller)
     console().print(f"{namespace}: {count} pieces sealed anew")
 
 
 @app.command()
 def drop(
-    file: KeysFile, key: Annotated[str, typer.Argument(metavar="KEY", help="Id of an old key.")], into: NewFile
+    file: KeysFile, key: Annotated[str, typer.Argument(metavar="KEY", help="Id of an old key.")], yes: Yes = False
 ) -> None:
-    """Write the keys without an old one; what still lies under it can never be opened again."""
-    Keys.read(file).without(key).write(into)
-    console().print(Text(f"keys without {key} written to {into}; set {FILE_VARIABLE}={into}"))
+    """Take an old key out of the file, once `reseal` finds nothing more; what lies under it never opens again."""
+    keys = Keys.read(file).without(key)
+    if not yes:
+        typer.confirm(f"what still lies under {key} can never be opened again; drop it?", abort=True)
+    keys.replace(file)
+    console().print(Text(f"{file} has no key {key} any more"))
 
 
 @access.command("new")
@@ -74,14 +84,20 @@ def new_access(
     role: Annotated[Role, typer.Option(help="What they may do.")] = "reader",
     namespace: Namespace = "main",
     purpose: Annotated[str, typer.Option(help="Why they ask, where a request does not say.")] = "",
-    per_minute: Annotated[int, typer.Option(min=1, help="Requests a minute.")] = 600,
-    days: Annotated[int, typer.Option(min=0, help="Days until it expires; never if 0.")] = 0,
+    per_minute: Annotated[int, typer.Option(min=1, max=1_000_000, help="Requests a minute.")] = 600,
+    days: Annotated[int, typer.Option(min=0, max=MOST_DAYS, help="Days until it expires; never if 0.")] = 0,
     redis: RedisUrl = "",
 ) -> None:
     """Make an API key. It is shown now and never again."""
     expires = datetime.now(UTC) + timedelta(days=days) if days else None
+    told: dict[str, Any] = {"namespace": namespace, "purpose": purpose, "per_minute": per_minute, "expires": expires}
     with _api_keys(redis) as keys:
-        shown, made = keys.new(name, role, namespace=namespace, purpose=purpose, per_minute=per_minute, expires=expires)
+        try:
+            shown, made = keys.new(name, role, **told)
+        except ValidationError as error:
+            first = error.errors(include_input=False)[0]
+            message = f"the {first['loc'][0]} of an API key cannot be so: {first['msg'].removeprefix('Value error, ')}"
+            raise InvalidError(message) from None
     console(errors=True).print(Text(f"key {made.id} of {harmless(name)}, {role} of {namespace}:"))
     typer.echo(shown)
 

@@ -6,27 +6,36 @@ from collections.abc import Sequence
 
 from pipeline.errors import GraphError
 from pipeline.gallery import Candidates, Gallery, MemoryGallery
+from pipeline.gallery.protocol import MODEL
 from pipeline.packets import Floats, Pixels
+from pipeline.policy import Policy
 
 IN_REDIS = "redis:"
 
 
 class NamedGallery:
-    """``redis:<namespace>``, which follows every change; or the path of a file of `omote enrol`, read once."""
+    """``redis:<namespace>``, which follows every change; or the path of a file of `omote enrol`, read once.
 
-    def __init__(self, at: str = "", top: int = 5) -> None:
+    Attributes:
+        model: Name of the net that made the templates.
+    """
+
+    def __init__(self, at: str = "", top: int = 5, model: str = MODEL, policy: Policy | None = None) -> None:
         """Open it; nobody is known if ``at`` is empty.
 
         Args:
             at: Which gallery.
             top: Most subjects of an answer.
+            model: Name of the net that embeds the faces; templates of others are left out.
+            policy: Whoever is not to be found for its purpose is left out.
 
         Raises:
             SourceError: The file is not a gallery.
             GalleryError: Redis does not answer, or there are no keys for what lies there.
             GraphError: What speaks with Redis is not installed.
         """
-        self._gallery: Gallery = _in_redis(namespace_of(at), top) if namespace_of(at) else MemoryGallery(at, top=top)
+        self.model = model
+        self._gallery = _opened(at, top, model, policy.purpose if policy else None)
 
     def match(self, vectors: Floats, masked: Sequence[bool]) -> list[Candidates]:
         """See ``Gallery``."""
@@ -50,10 +59,12 @@ def namespace_of(at: str) -> str:
     return at.removeprefix(IN_REDIS) if at.startswith(IN_REDIS) else ""
 
 
-def _in_redis(namespace: str, top: int) -> Gallery:
+def _opened(at: str, top: int, model: str, purpose: str | None) -> Gallery:
+    if not (namespace := namespace_of(at)):
+        return MemoryGallery(at, top=top, model=model)
     try:
         from pipeline.edges.redis_gallery import RedisGallery  # noqa: PLC0415  (an extra)
     except ImportError as error:
         message = f"a gallery in Redis needs {error.name}, which is not installed here: install omote[gallery]"
         raise GraphError(message) from error
-    return RedisGallery(namespace, top=top)
+    return RedisGallery(namespace, model, top, purpose)

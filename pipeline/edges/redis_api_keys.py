@@ -22,7 +22,7 @@ SERVICES: tuple[Service, ...] = get_args(Service)
 
 HASH = "omote:api-keys"  # of every namespace, for a key says which one it is for
 SHOWN = re.compile(r"omk_([0-9a-f]{16})_[0-9a-f]{64}")  # id, and 256 bits that nobody guesses
-FRESH_S, REMEMBERED_S, AWAY_S = 2.0, 30.0, 1.0
+FRESH_S, REMEMBERED_S, AWAY_S, PATIENCE_S = 2.0, 30.0, 1.0, 1.0
 
 
 class ApiKey(Kept):
@@ -83,7 +83,7 @@ class ApiKeys:
         Raises:
             AwayError: The URL is none of Redis.
         """
-        self._link, self._clock = RedisLink(url, AwayError, text=True), clock
+        self._link, self._clock = RedisLink(url, AwayError, patience_s=PATIENCE_S, text=True), clock
         self._remembered: dict[str, tuple[float, _Stored]] = {}
         self._away_until = -1.0
 
@@ -157,8 +157,11 @@ class ApiKeys:
         match = SHOWN.fullmatch(shown)
         if match is None:
             return None
-        if self._clock() < self._away_until and (remembered := self._recalled(shown, REMEMBERED_S)):
-            return remembered
+        if self._clock() < self._away_until:
+            if remembered := self._recalled(shown, REMEMBERED_S):
+                return remembered
+            message = "Redis does not answer, and this API key is not remembered; ask again in a moment"
+            raise AwayError(message)
         try:
             key = self._read(match[1])
         except AwayError:

@@ -15,11 +15,13 @@ from typing import TypeVar
 
 from pipeline.edges import redis_layout as layout
 from pipeline.edges.redis_link import redis_url
-from pipeline.edges.redis_store import GalleryStore, in_parts
+from pipeline.edges.redis_reading import in_parts
+from pipeline.edges.redis_store import GalleryStore
 from pipeline.gallery.errors import AwayError
 from pipeline.gallery.keys import Keys
 from pipeline.gallery.matcher import Changes, Mark, Matcher, Row
 from pipeline.gallery.protocol import MODEL
+from pipeline.gallery.subjects import Limits
 from pipeline.packets import Pixels
 
 MOST_CHANGES = 5000  # in one answer
@@ -66,6 +68,11 @@ class RedisFeed:
         rows = tuple(row for some in self._rows_of(put) for row in some)
         gone = {name.decode() for name in latest} - {row.id for row in rows}
         return Changes(Mark(after.birth, version), rows, tuple(gone))
+
+    def limits(self) -> Limits | None:
+        """See ``Feed``."""
+        policy = self._store.policy()
+        return policy.limits if "limits" in policy.model_fields_set else None
 
     def photo(self, subject_id: str) -> Pixels | None:
         """See ``Feed``."""
@@ -120,9 +127,10 @@ class RedisFeed:
         return self._store.link.fields([self._store.key("template", name) for name in names], layout.ROW)
 
     def _row(self, name: str, answer: Sequence[bytes]) -> Row:
-        subject, sealed, _, negative, until = answer
+        subject, sealed, _, negative, until, purposes = answer
         vector = layout.opened_vector(sealed, name, self._store.keys, self._store.namespace)
-        return Row(name, subject.decode(), vector, negative == b"1", float(until or "inf"))
+        agreed = tuple(json.loads(purposes or b"[]"))
+        return Row(name, subject.decode(), vector, negative == b"1", float(until or "inf"), agreed)
 
 
 def _ahead(ask: Callable[[Part], Answer], parts: Sequence[Part]) -> Iterator[tuple[Part, Answer]]:
@@ -141,19 +149,24 @@ class RedisGallery(Matcher):
     """The gallery of a graph: who is known in one namespace. Where it is and its keys come from the environment.
 
     ``REDIS_URL`` says where Redis is; for the keys see `pipeline.gallery.keys`.
+
+    Attributes:
+        model: Name of the net whose templates are compared.
     """
 
-    def __init__(self, namespace: str = "main", model: str = MODEL, top: int = 5) -> None:
+    def __init__(self, namespace: str = "main", model: str = MODEL, top: int = 5, purpose: str | None = None) -> None:
         """Read the gallery, and follow its changes.
 
         Args:
             namespace: Which gallery.
             model: Name of the net whose templates are compared.
             top: Most subjects of an answer.
+            purpose: Whoever is not to be found for it is left out; nobody if None.
 
         Raises:
             AwayError: Redis does not answer.
             KeysError: There are no keys, or others than those that sealed the gallery.
         """
         store = GalleryStore(redis_url(), Keys.from_environment(), namespace)
-        super().__init__(RedisFeed(store, model), namespace, top)
+        self.model = model
+        super().__init__(RedisFeed(store, model), namespace, top, purpose=purpose)

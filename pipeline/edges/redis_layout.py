@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -12,9 +13,10 @@ from pipeline.edges.redis_link import Word
 from pipeline.gallery.errors import InvalidError
 from pipeline.gallery.keys import Keys
 from pipeline.gallery.protocol import Template
+from pipeline.gallery.subjects import Subject
 from pipeline.packets import Floats, Pixels
 
-ROW = ("subject", "vector", "model", "negative", "until")  # what a matcher needs of a template
+ROW = ("subject", "vector", "model", "negative", "until", "purposes")  # what a matcher needs of a template
 FOR_EVER, NEVER = "", "0"  # of `until`: seconds since 1970 from which the template is not matched
 
 
@@ -25,16 +27,25 @@ class Keyspace:
         self.prefix = f"omote:{{{namespace}}}:"
         self.version, self.log = self("version"), self("log")
         self.subjects, self.templates, self.expiring = self("subjects"), self("templates"), self("expiring")
+        self.negatives = self("negatives")
 
     def __call__(self, kind: str, name: str = "") -> str:
         """The key of one thing of a kind, or of the kind itself."""
         return f"{self.prefix}{kind}:{name}" if name else f"{self.prefix}{kind}"
 
 
-def fields(template: Template, until: str, keys: Keys, namespace: str) -> dict[str, Word]:
+def allowed(subject: Subject) -> dict[str, Word]:
+    """What a template must know of its subject: from when on it is not matched, and for what."""
+    until = NEVER if subject.consent == "withdrawn" else FOR_EVER
+    if until != NEVER and subject.expires is not None:
+        until = repr(subject.expires.timestamp())
+    return {"subject": subject.id, "until": until, "purposes": json.dumps(subject.purposes)}
+
+
+def fields(template: Template, subject: Subject, keys: Keys, namespace: str) -> dict[str, Word]:
     """The hash of a template."""
     return {
-        "subject": template.subject_id,
+        **allowed(subject),
         "vector": sealed_vector(template.vector, template.id, keys, namespace),
         "model": template.model,
         "quality": f"{template.quality:.6g}",
@@ -44,7 +55,6 @@ def fields(template: Template, until: str, keys: Keys, namespace: str) -> dict[s
         "sha256": template.source_sha256,
         "created": f"{template.created.timestamp():.6f}",
         "negative": int(template.negative),
-        "until": until,
     }
 
 
@@ -89,10 +99,14 @@ def opened_photo(sealed: bytes, name: str, keys: Keys, namespace: str) -> Pixels
     return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def resealed(kind: str, sealed: bytes, name: str, keys: Keys, namespace: str) -> bytes:
-    """What is sealed under an old key, under the current one."""
-    context = _context(kind, name, namespace)
-    return keys.seal(keys.open(sealed, context), context)
+def sealed(kind: str, data: bytes, name: str, keys: Keys, namespace: str) -> bytes:
+    """Anything, so that it opens as this thing of this kind only."""
+    return keys.seal(data, _context(kind, name, namespace))
+
+
+def opened(kind: str, kept: bytes, name: str, keys: Keys, namespace: str) -> bytes:
+    """What was `sealed`."""
+    return keys.open(kept, _context(kind, name, namespace))
 
 
 def checked(templates: Sequence[Template], dimension: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import redis
 from pydantic import SecretStr
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as Lost
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
@@ -23,7 +24,10 @@ PATIENCE_S = 2.0
 Word = bytes | str | int | float
 
 # Guards first: nothing is written unless all of them hold. Then every write, and a line in the log for each change.
+# A step has a name of its own: one that comes again, for its answer was lost, is not done again.
 STEP = """
+local before = redis.call('GET', KEYS[3])
+if before then return tonumber(before) end
 local at = 2
 local function command()
   local words = tonumber(ARGV[at])
@@ -46,6 +50,7 @@ for n = at, #ARGV, 2 do
   version = redis.call('INCR', KEYS[1])
   redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[1], version .. '-0', ARGV[n], ARGV[n + 1])
 end
+redis.call('SET', KEYS[3], version, 'EX', 60)
 return version
 """
 
@@ -94,7 +99,7 @@ class RedisLink:
         options: dict[str, Any] = {
             "socket_timeout": patience_s,
             "socket_connect_timeout": min(patience_s, PATIENCE_S),
-            "retry": Retry(NoBackoff(), 1),
+            "retry": Retry(NoBackoff(), 1, (Lost,)),  # who does not answer in time is not asked again
             "health_check_interval": 30,
             "decode_responses": text,
             "client_name": name or None,
@@ -149,8 +154,8 @@ class Step:
     A line's id in the log is the version of the gallery that it makes, so that versions have no gaps.
     """
 
-    def __init__(self, link: RedisLink, version: str, log: str, log_length: int) -> None:
-        self._link, self._keys, self._length = link, [version, log], log_length
+    def __init__(self, link: RedisLink, version: str, log: str, name: str, log_length: int) -> None:
+        self._link, self._keys, self._length = link, [version, log, name], log_length
         self._guards: list[list[Word]] = []
         self._writes: list[list[Word]] = []
         self._lines: list[Word] = []

@@ -1,32 +1,21 @@
-"""The truth of a gallery: subjects with their templates and photos in Redis, sealed, and a log of every change."""
+"""The truth of a gallery in Redis: every change is one atomic step, with a log for those who follow it."""
 
 from __future__ import annotations
 
-import re
+import json
 import secrets
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
-
-from pydantic import SecretStr
+from typing import Any
 
 from pipeline.edges import redis_layout as layout
-from pipeline.edges.redis_layout import Keyspace
-from pipeline.edges.redis_link import RedisLink, Step
-from pipeline.gallery.errors import AwayError, DuplicateError, InvalidError, RefusedError, UnknownError
-from pipeline.gallery.keys import Keys
+from pipeline.edges.redis_link import Step
+from pipeline.edges.redis_reading import NAMESPACES, StoreReading
+from pipeline.gallery.errors import DuplicateError, RefusedError, UnknownError
 from pipeline.gallery.protocol import Template
-from pipeline.gallery.subjects import NAMESPACE, NamespacePolicy, Subject
-from pipeline.packets import Pixels
+from pipeline.gallery.subjects import Subject
 
-LOG_LENGTH = 200_000  # a matcher that was away for more changes reads everything anew
 ATTEMPTS = 50
-AT_ONCE = 1000  # keys asked for in one go
-DIMENSION = 512
-POLICY_S = 0.5  # how long a policy is remembered
-
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,153 +35,8 @@ class Removed:
     photos: int = 0
 
 
-class GalleryStore:
-    """One namespace of galleries. Every change is one atomic step, which also appends to the change log.
-
-    Every method raises `AwayError` where Redis does not answer.
-
-    Attributes:
-        namespace: Its name.
-        key: Names of its keys.
-        link: Its connections.
-        keys: What seals vectors and photos.
-        dimension: Of the vectors.
-    """
-
-    def __init__(self, url: SecretStr, keys: Keys, namespace: str = "main", *, log_length: int = LOG_LENGTH) -> None:
-        """Nothing is asked before the first call.
-
-        Args:
-            url: Where Redis is.
-            keys: What seals vectors and photos.
-            namespace: Which gallery.
-            log_length: How many changes the log keeps, about.
-
-        Raises:
-            InvalidError: ``namespace`` can be no name.
-        """
-        if not re.fullmatch(NAMESPACE, namespace):
-            message = f"{namespace[:80]!r} can be no name of a gallery; it has letters, digits, and . _ - inside"
-            raise InvalidError(message)
-        self.namespace, self.keys, self.key = namespace, keys, Keyspace(namespace)
-        self._url, self._log_length, self.dimension = url, log_length, DIMENSION
-        self.link = RedisLink(url, AwayError)
-        self._policy = -POLICY_S, NamespacePolicy()
-
-    def close(self) -> None:
-        """End the connections."""
-        self.link.close()
-
-    def waiting_link(self, name: str) -> RedisLink:
-        """Another connection, for calls that wait; ``link.wake(name)`` ends them."""
-        return RedisLink(self._url, AwayError, name=name)
-
-    def step(self) -> Step:
-        """An atomic change that begins here."""
-        return Step(self.link, self.key.version, self.key.log, self._log_length)
-
-    # What is there
-
-    def version(self) -> int:
-        """How many changes there were."""
-        with self.link.errors():
-            return int(self.link.client.get(self.key.version) or 0)
-
-    def durability(self) -> str:
-        """How often Redis forces what it was told to the disk; empty where it keeps no log of it, or does not say."""
-        with self.link.errors():
-            said = self.link.client.info("persistence")
-            kept = self.link.client.config_get("appendfsync") if said.get("aof_enabled") else {}
-        return next(map(str, kept.values()), "")
-
-    def policy(self) -> NamespacePolicy:
-        """What the namespace allows, or allowed half a second ago; the defaults where nobody has said."""
-        asked_s, policy = self._policy
-        if time.monotonic() - asked_s > POLICY_S:
-            with self.link.errors():
-                kept = self.link.client.get(self.key("policy"))
-            policy = NamespacePolicy.model_validate_json(kept) if kept else NamespacePolicy()
-            self._policy = time.monotonic(), policy
-        return policy
-
-    def set_policy(self, policy: NamespacePolicy) -> None:
-        """Keep a policy."""
-        with self.link.errors():
-            self.link.client.set(self.key("policy"), policy.model_dump_json())
-        self._policy = time.monotonic(), policy
-
-    def subject(self, subject_id: str) -> Subject:
-        """One of them.
-
-        Raises:
-            UnknownError: There is none.
-        """
-        if found := self.known([subject_id]):
-            return found[subject_id]
-        message = f"there is no subject {subject_id!r}"
-        raise UnknownError(message)
-
-    def subjects(self, after: str = "", limit: int = 100) -> list[Subject]:
-        """Some of them, in the order of the bytes of their ids, from the one after ``after``."""
-        low = f"({after}" if after else "-"
-        with self.link.errors():
-            names = self.link.client.zrangebylex(self.key.subjects, low, "+", 0, limit)
-        return list(self.known([name.decode() for name in names]).values())
-
-    def known(self, names: Sequence[str]) -> dict[str, Subject]:
-        """Those of a few hundred subjects that are there, by id."""
-        rows = self.link.fields([self.key("subject", name) for name in names], ["json"])
-        return {name: Subject.model_validate_json(kept) for name, (kept,) in zip(names, rows, strict=True) if kept}
-
-    def count(self) -> tuple[int, int]:
-        """How many subjects and templates there are."""
-        with self.link.errors():
-            return int(self.link.client.zcard(self.key.subjects)), int(self.link.client.scard(self.key.templates))
-
-    def template_ids(self, subject_id: str = "") -> list[str]:
-        """Ids of the templates of a subject, or of all, in order."""
-        key = self.key("of", subject_id) if subject_id else self.key.templates
-        with self.link.errors():
-            return sorted(name.decode() for name in self.link.client.sscan_iter(key, count=AT_ONCE))
-
-    def templates(self, names: Sequence[str]) -> list[Template]:
-        """Those of these that are there, without photos."""
-        found: list[Template] = []
-        for some in in_parts(names):
-            with self.link.errors():
-                pipe = self.link.client.pipeline(transaction=False)
-                for name in some:
-                    pipe.hgetall(self.key("template", name))
-                rows: list[Mapping[bytes, bytes]] = pipe.execute()
-            pairs = zip(some, rows, strict=True)
-            found += [layout.template(name, row, self.keys, self.namespace) for name, row in pairs if row]
-        return found
-
-    def template(self, name: str) -> Template:
-        """One of them, without its photo; raises `UnknownError` if there is none."""
-        if found := self.templates([name]):
-            return found[0]
-        message = f"there is no template {name!r}"
-        raise UnknownError(message)
-
-    def photo(self, template_id: str) -> Pixels | None:
-        """The crop that a template was made of, where it was kept."""
-        with self.link.errors():
-            kept = self.link.client.get(self.key("photo", template_id))
-        return layout.opened_photo(kept, template_id, self.keys, self.namespace) if kept else None
-
-    def receipt(self, name: str) -> bytes | None:
-        """A receipt of an erasure as it was kept; None where there is none."""
-        with self.link.errors():
-            kept: bytes | None = self.link.client.get(self.key("receipt", name))
-        return kept
-
-    def keep_receipt(self, name: str, receipt: str) -> None:
-        """Keep a receipt for ever: it names nobody."""
-        with self.link.errors():
-            self.link.client.set(self.key("receipt", name), receipt)
-
-    # Changes
+class GalleryStore(StoreReading):
+    """One namespace of galleries. Every change is one atomic step, which also appends to the change log."""
 
     def add_subject(self, subject: Subject) -> int:
         """Add somebody without templates; the version after it.
@@ -204,45 +48,91 @@ class GalleryStore:
         self._write_subject(step, subject)
         version = step.done()
         if version is None:
-            message = f"there is a subject {subject.id!r} already"
-            raise DuplicateError(message)
+            raise _taken(subject.id)
+        self._register()
         return version
 
-    def change_subject(self, subject: Subject) -> int:
-        """Keep a subject as it is now; its templates are matched, or not, as its consent and its date say.
+    def change(self, subject_id: str, change: Callable[[Subject], Subject]) -> tuple[Subject, int]:
+        """Change a subject from what it is at that very moment; it as it is then, and the version.
+
+        Its templates are matched, or not, as its consent, date and purposes say. Another id is another name.
+
+        Args:
+            subject_id: Who.
+            change: Gives the subject as it is to be; asked again where somebody else was faster.
 
         Raises:
             UnknownError: There is none of this name.
+            DuplicateError: There is one of the new name.
         """
+        for _ in range(ATTEMPTS):
+            step = self.step()
+            after = change(self._guarded(step, subject_id))
+            if after.id != subject_id:
+                step.only_if(0, "EXISTS", self.key("subject", after.id))
+                step.write("HSET", self.key("renamed"), subject_id, after.id)
+            self._give(step, subject_id, after)
+            if (version := step.done()) is not None:
+                return after, version
+            if after.id != subject_id and self.known([after.id]):
+                raise _taken(after.id)
+        raise _crowded(subject_id)
 
-        def change(step: Step, names: Sequence[str]) -> None:
-            self._write_subject(step, subject)
-            for name in names:
-                step.write("HSET", self.key("template", name), "until", until(subject)).tell("put", name)
+    def merge(self, source: str, into: str, join: Callable[[Subject, Subject], Subject]) -> tuple[int, int]:
+        """Give the templates of ``source`` to ``into``, and forget it; how many, and the version.
 
-        return self._with_templates(subject.id, change)
+        Args:
+            source: Who is somebody else.
+            into: Who that is.
+            join: Gives ``into`` as it is to be, of the two as they are; it may refuse.
 
-    def enrol(self, subject: Subject, templates: Sequence[Template]) -> int:
-        """Add templates to a subject, who is added where there is none; the version after it.
+        Raises:
+            UnknownError: There is no such subject.
+        """
+        for _ in range(ATTEMPTS):
+            step = self.step()
+            one, other = self._guarded(step, source), self._guarded(step, into)
+            after, count = join(one, other), len(self.template_ids(source))
+            step.write("HSET", self.key("renamed"), source, into)
+            self._give(step, into, after)
+            self._give(step, source, after)
+            if (version := step.done()) is not None:
+                return count, version
+        raise _crowded(source)
+
+    def enrol(self, subject: Subject, templates: Sequence[Template], *, new: bool = True, beside: str = "") -> int:
+        """Add templates to a subject; the version after it.
+
+        Args:
+            subject: Who; as it is kept, where it is.
+            templates: Of it.
+            new: Whether it may be added where there is none.
+            beside: A template that must be there.
 
         Raises:
             InvalidError: One can be no template.
+            RefusedError: The subject was, or what must be there is, forgotten meanwhile.
         """
         layout.checked(templates, self.dimension)
         key = self.key("subject", subject.id)
         for _ in range(ATTEMPTS):
             with self.link.errors():
                 kept = self.link.client.hget(key, "json")
+            if (not kept and not new) or (beside and not self.templates([beside])):
+                message = f"{subject.id!r} was forgotten meanwhile"
+                raise RefusedError(message)
             step = self.step().only_if(kept, "HGET", key, "json")  # the consent must be the one that counts
             known = Subject.model_validate_json(kept) if kept else subject
+            if beside:
+                step.only_if(1, "EXISTS", self.key("template", beside))
             if kept:
                 step.write("HSET", key, "revision", secrets.token_hex(8))
             else:
                 self._write_subject(step, known)
             for template in templates:
                 self._write_template(step, template, known)
-            version = step.done()
-            if version is not None:
+            if (version := step.done()) is not None:
+                self._register()
                 return version
         raise _crowded(subject.id)
 
@@ -253,37 +143,43 @@ class GalleryStore:
             UnknownError: There is no such subject.
         """
         wanted = set(names)
-        return self._removed(subject_id, lambda of: [name for name in of if name in wanted], with_subject=False)
+        return self._removed(subject_id, lambda of: [name for name in of if name in wanted])
 
-    def remove_subject(self, subject_id: str) -> Removed:
+    def remove_subject(self, subject_id: str, note: dict[str, Any] | None = None) -> Removed:
         """Forget a subject with all templates and photos.
+
+        Args:
+            subject_id: Who.
+            note: What must not be forgotten before the erasure is finished; see `unfinished`.
 
         Raises:
             UnknownError: There is none of this name.
         """
-        return self._removed(subject_id, list, with_subject=True)
+        return self._removed(subject_id, list, note or {})
 
-    def move(self, source: str, into: Subject, *, new: bool) -> int:
-        """Give a subject's templates to another one, and forget the first: a new name, or one person of two.
-
-        Raises:
-            UnknownError: There is no ``source``.
-            DuplicateError: ``new`` was asked for, and there is an ``into``.
-        """
-
-        def change(step: Step, names: Sequence[str]) -> None:
-            step.only_if(int(not new), "EXISTS", self.key("subject", into.id))
-            self._write_subject(step, into)
-            for name in names:
-                step.write("HSET", self.key("template", name), "subject", into.id, "until", until(into))
-                step.write("SADD", self.key("of", into.id), name).tell("put", name)
-            self._drop_subject(step, source)
-
+    def unfinished(self, subject_id: str) -> dict[str, Any] | None:
+        """The note of an erasure whose templates are gone and that was not finished, with what was counted."""
         with self.link.errors():
-            if new and self.link.client.exists(self.key("subject", into.id)):
-                message = f"there is a subject {into.id!r} already; merge them instead"
-                raise DuplicateError(message)
-        return self._with_templates(source, change)
+            kept = self.link.client.hget(self.key("erasing"), self.keys.pseudonym(self.namespace, subject_id))
+        return None if kept is None else dict(json.loads(kept))
+
+    def finished(self, subject_id: str, receipt: str, text: str) -> None:
+        """Keep the receipt of an erasure for ever, for it names nobody; there is nothing left to do."""
+        pseudonym = self.keys.pseudonym(self.namespace, subject_id)
+        step = self.step().write("SET", self.key("receipt", receipt), text)
+        step.write("HDEL", self.key("erasing"), pseudonym).write("HDEL", self.key("renamed"), subject_id).done()
+
+    def renamed(self, subject_id: str = "") -> dict[str, str]:
+        """Old names whose sightings may not have been given to the new ones: all, or those of one new name."""
+        with self.link.errors():
+            found = self.link.client.hgetall(self.key("renamed"))
+        names = {old.decode(): new.decode() for old, new in found.items()}
+        return {old: new for old, new in names.items() if subject_id in {"", new}}
+
+    def settled(self, old: str) -> None:
+        """The sightings of an old name are with the new one."""
+        with self.link.errors():
+            self.link.client.hdel(self.key("renamed"), old)
 
     def expired(self, now_s: float) -> list[str]:
         """Subjects whose date has passed."""
@@ -292,25 +188,44 @@ class GalleryStore:
         return [name.decode() for name in found]
 
     def reseal(self) -> int:
-        """Seal everything that lies under an old key under the current one; how many pieces were."""
-        count = 0
-        for name in self.template_ids():
-            count += self._reseal(name)
-        return count
+        """Seal all vectors and photos that lie under an old key under the current one; how many were."""
+        names = self.template_ids()
+        vectors = (self.resealed("vector", "template", name, "vector") for name in names)
+        return sum(vectors) + sum(self.resealed("photo", "photo", name) for name in names)
 
-    def _reseal(self, name: str) -> int:
-        places = [("vector", self.key("template", name), "vector"), ("photo", self.key("photo", name), "")]
-        count = 0
-        for kind, key, field in places:
-            with self.link.errors():
-                kept = self.link.client.hget(key, field) if field else self.link.client.get(key)
-            if not kept or self.keys.key_of(kept) == self.keys.current:
-                continue
-            fresh = layout.resealed(kind, kept, name, self.keys, self.namespace)
-            read, write = ("HGET", "HSET") if field else ("GET", "SET")
-            words = (field,) if field else ()
-            count += self.step().only_if(kept, read, key, *words).write(write, key, *words, fresh).done() is not None
-        return count
+    def resealed(self, kind: str, place: str, name: str, field: str = "") -> int:
+        """Seal one thing anew, unless it is gone or lies under the current key; 1 if it was."""
+        key, words = self.key(place, name), [field] if field else []
+        read, write = ("HGET", "HSET") if field else ("GET", "SET")
+        with self.link.errors():
+            kept = self.link.client.execute_command(read, key, *words)
+        if not kept or self.keys.key_of(kept) == self.keys.current:
+            return 0
+        opened = layout.opened(kind, kept, name, self.keys, self.namespace)
+        fresh = layout.sealed(kind, opened, name, self.keys, self.namespace)
+        step = self.step().only_if(kept, read, key, *words)
+        return int(step.write(write, key, *words, fresh, *([] if field else ["KEEPTTL"])).done() is not None)
+
+    def _guarded(self, step: Step, subject_id: str) -> Subject:
+        """A subject as it is, on which and on whose templates the step depends."""
+        key = self.key("subject", subject_id)
+        with self.link.errors():
+            kept, revision = self.link.client.hmget(key, "json", "revision")
+        if kept is None:
+            message = f"there is no subject {subject_id!r}"
+            raise UnknownError(message)
+        step.only_if(kept, "HGET", key, "json").only_if(revision, "HGET", key, "revision")
+        return Subject.model_validate_json(kept)
+
+    def _give(self, step: Step, owner: str, after: Subject) -> None:
+        """All templates of ``owner`` are of ``after``, who may be the same."""
+        said = [word for line in layout.allowed(after).items() for word in line]
+        for name in self.template_ids(owner):
+            step.write("HSET", self.key("template", name), *said)
+            step.write("SADD", self.key("of", after.id), name).tell("put", name)
+        if owner != after.id:
+            self._drop_subject(step, owner)
+        self._write_subject(step, after)
 
     def _write_subject(self, step: Step, subject: Subject) -> None:
         """Its revision guards against changes that were made from what is no longer so."""
@@ -325,10 +240,12 @@ class GalleryStore:
             step.write("ZADD", self.key.expiring, subject.expires.timestamp(), subject.id)
 
     def _write_template(self, step: Step, template: Template, subject: Subject) -> None:
-        lines = layout.fields(template, until(subject), self.keys, self.namespace)
+        lines = layout.fields(template, subject, self.keys, self.namespace)
         step.write("HSET", self.key("template", template.id), *(word for line in lines.items() for word in line))
         step.write("SADD", self.key.templates, template.id)
-        step.write("SADD", self.key("of", template.subject_id), template.id)
+        step.write("SADD", self.key("of", subject.id), template.id)
+        if template.negative:
+            step.write("SADD", self.key.negatives, template.id)
         if template.photo is not None:
             photo = layout.sealed_photo(template.photo, template.id, self.keys, self.namespace)
             step.write("SET", self.key("photo", template.id), photo)
@@ -339,36 +256,29 @@ class GalleryStore:
             step.write("DEL", key)
         step.write("ZREM", self.key.subjects, subject_id).write("ZREM", self.key.expiring, subject_id)
 
-    def _with_templates(self, subject_id: str, change: Callable[[Step, Sequence[str]], None]) -> int:
-        """A step that concerns all templates of a subject, done again where one came or went meanwhile."""
+    def _removed(
+        self, subject_id: str, chosen: Callable[[list[str]], list[str]], note: dict[str, Any] | None = None
+    ) -> Removed:
+        """Remove templates; and the subject, where there is a note of that."""
         for _ in range(ATTEMPTS):
-            self.subject(subject_id)
-            key = self.key("subject", subject_id)
-            with self.link.errors():
-                revision = self.link.client.hget(key, "revision")
-            step = self.step().only_if(revision, "HGET", key, "revision")
-            change(step, self.template_ids(subject_id))
-            version = step.done()
-            if version is not None:
-                return version
-        raise _crowded(subject_id)
-
-    def _removed(self, subject_id: str, chosen: Callable[[list[str]], list[str]], *, with_subject: bool) -> Removed:
-        counts: dict[str, int] = {}
-
-        def change(step: Step, names: Sequence[str]) -> None:
-            gone = chosen(list(names))
-            counts.update(self._counts(gone))
+            step = self.step()
+            self._guarded(step, subject_id)
+            gone = chosen(self.template_ids(subject_id))
+            counts = self._counts(gone)
             for name in gone:
                 step.write("DEL", self.key("template", name)).write("DEL", self.key("photo", name))
-                step.write("SREM", self.key.templates, name).write("SREM", self.key("of", subject_id), name)
+                for kind in (self.key.templates, self.key.negatives, self.key("of", subject_id)):
+                    step.write("SREM", kind, name)
                 step.tell("drop", name)
-            if with_subject:
-                self._drop_subject(step, subject_id)
-            else:
+            if note is None:
                 step.write("HSET", self.key("subject", subject_id), "revision", secrets.token_hex(8))
-
-        return Removed(self._with_templates(subject_id, change), **counts)
+            else:
+                self._drop_subject(step, subject_id)
+                pseudonym = self.keys.pseudonym(self.namespace, subject_id)
+                step.write("HSET", self.key("erasing"), pseudonym, json.dumps({**note, **counts}))
+            if (version := step.done()) is not None:
+                return Removed(version, **counts)
+        raise _crowded(subject_id)
 
     def _counts(self, names: Sequence[str]) -> dict[str, int]:
         with self.link.errors():
@@ -379,17 +289,17 @@ class GalleryStore:
         negatives = sum(answer == b"1" for answer in answers[::2])
         return {"vectors": len(names) - negatives, "negatives": negatives, "photos": sum(answers[1::2])}
 
+    def _register(self) -> None:
+        """Let whoever sweeps all namespaces know of this one."""
+        if not self._registered:
+            with self.link.errors():
+                self.link.client.sadd(NAMESPACES, self.namespace)
+            self._registered = True
 
-def until(subject: Subject) -> str:
-    """The moment from which the templates of a subject are not matched, as it lies in Redis."""
-    if subject.consent == "withdrawn":
-        return layout.NEVER
-    return layout.FOR_EVER if subject.expires is None else repr(subject.expires.timestamp())
 
-
-def in_parts(names: Sequence[str], size: int = AT_ONCE) -> list[Sequence[str]]:
-    """``names`` in parts that are asked for in one go."""
-    return [names[at : at + size] for at in range(0, len(names), size)]
+def _taken(subject_id: str) -> DuplicateError:
+    message = f"there is a subject {subject_id!r} already; choose another name, or merge the two"
+    return DuplicateError(message)
 
 
 def _crowded(subject_id: str) -> RefusedError:

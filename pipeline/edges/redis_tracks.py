@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.edges import redis_layout as layout
-from pipeline.edges.redis_store import GalleryStore, in_parts
+from pipeline.edges.redis_reading import AT_ONCE, in_parts
+from pipeline.edges.redis_store import GalleryStore
 from pipeline.gallery.errors import InvalidError, UnknownError
 from pipeline.gallery.subjects import Sighting, UnknownTrack
 
@@ -59,24 +60,25 @@ class TrackStore:
             pipe = store.link.client.pipeline()
             pipe.hset(key, mapping=fields).pexpireat(key, round((track.seen.timestamp() + ttl_s) * 1000))
             pipe.zadd(self._key("unknowns"), {track.id: track.seen.timestamp()})
-            pipe.zremrangebyrank(self._key("unknowns"), 0, -MOST_UNKNOWN - 1)
-            pipe.execute()
+            pipe.zrange(self._key("unknowns"), 0, -MOST_UNKNOWN - 1)
+            too_many = pipe.execute()[-1]
+        if too_many:
+            self.drop_unknown(name.decode() for name in too_many)
 
     def unknowns(self) -> list[UnknownTrack]:
         """Those that were not forgotten, the latest first."""
         with self._store.link.errors():
             names = [name.decode() for name in self._store.link.client.zrevrange(self._key("unknowns"), 0, -1)]
-        found = [self._unknown(name, row) for name, row in self._hashes("unknown", names) if row]
-        self._forget_names("unknowns", set(names) - {track.id for track in found})
+        found = [self._unknown(name, row) for name, row in self._hashes("unknown", names) if b"vector" in row]
+        if gone := set(names) - {track.id for track in found}:
+            self.drop_unknown(gone)
         return found
 
     def ignore(self, names: Iterable[str]) -> None:
         """Nobody cares who these are."""
-        with self._store.link.errors():
-            pipe = self._store.link.client.pipeline(transaction=False)
-            for name in names:
-                pipe.hset(self._key("unknown", name), "ignored", 1)
-            pipe.execute()
+        for name in names:
+            key = self._key("unknown", name)
+            self._store.step().only_if(1, "EXISTS", key).write("HSET", key, "ignored", 1).done()
 
     def drop_unknown(self, names: Iterable[str]) -> int:
         """Forget these; how many there were."""
@@ -87,23 +89,30 @@ class TrackStore:
                 pipe.delete(self._key("unknown", name)).zrem(self._key("unknowns"), name)
             return sum(pipe.execute()[::2])
 
-    # Sightings
+    # Sightings and explanations; their lists know subjects by pseudonym
 
-    def note(self, sighting: Sighting, ttl_s: float) -> None:
-        """Keep that somebody was seen, for ``ttl_s``."""
-        at, name = sighting.at.timestamp(), f"{sighting.id}|{sighting.subject_id}"
-        with self._store.link.errors():
-            pipe = self._store.link.client.pipeline()
-            pipe.set(self._key("sighting", name), sighting.model_dump_json(), pxat=round((at + ttl_s) * 1000))
-            for kind in self._lists(sighting):
-                pipe.zadd(kind, {name: at}).zremrangebyscore(kind, "-inf", at - ttl_s)
-            pipe.execute()
+    def note(self, sighting: Sighting, ttl_s: float) -> bool:
+        """Keep that somebody was seen, for ``ttl_s``; not if they were forgotten meanwhile."""
+        store, at = self._store, sighting.at.timestamp()
+        name = f"{sighting.id}|{self._pseudonym(sighting.subject_id)}"
+        text = layout.sealed("sighting", sighting.model_dump_json().encode(), name, store.keys, store.namespace)
+        step = store.step().only_if(1, "EXISTS", self._key("subject", sighting.subject_id))
+        step.write("SET", self._key("sighting", name), text, "PXAT", round((at + ttl_s) * 1000))
+        for kind in self._lists(sighting):
+            step.write("ZADD", kind, at, name).write("ZREMRANGEBYSCORE", kind, "-inf", at - ttl_s)
+            step.write("PEXPIRE", kind, round(ttl_s * 1000))
+        return step.done() is not None
 
     def sightings(
         self, subject: str, stream: str, since_s: float, until_s: float, after: str, limit: int
     ) -> tuple[list[Sighting], str]:
-        """A page of sightings, the latest first, and what to give as ``after`` for the next one; empty if none."""
-        kind = self._key("seen", subject) if subject else self._key("at", stream) if stream else self._key("sightings")
+        """A page of sightings, the latest first, and what to give as ``after`` for the next one; empty if none.
+
+        Raises:
+            InvalidError: ``after`` is no page.
+        """
+        kind = self._key("at", stream) if stream else self._key("sightings")
+        kind = self._seen(subject) if subject else kind
         if not (after or "0").isdecimal():
             message = f"{after[:40]!r} is no page of sightings; give the `next` of the page before"
             raise InvalidError(message)
@@ -111,10 +120,10 @@ class TrackStore:
         while True:
             with self._store.link.errors():
                 names = self._store.link.client.zrevrangebyscore(kind, until_s, since_s, begin, limit)
-                kept = self._store.link.client.mget([self._key("sighting", n.decode()) for n in names]) if names else []
-            for one in kept:
+            there = self._sightings([name.decode() for name in names])
+            for name in names:
                 begin += 1
-                sighting = Sighting.model_validate_json(one) if one else None  # some are forgotten already
+                sighting = there.get(name.decode())  # some are forgotten already
                 if sighting and stream in {"", sighting.stream}:
                     found.append(sighting)
                 if len(found) == limit:
@@ -122,19 +131,13 @@ class TrackStore:
             if len(names) < limit:
                 return found, ""
 
-    # Explanations
-
-    def explain(self, name: str, subject_id: str, told: Mapping[str, Any], ttl_s: float) -> None:
-        """Keep why a face was taken for ``subject_id``."""
-        key, store = self._key("explanation", name), self._store
-        sealed = store.keys.seal(json.dumps(told).encode(), f"{store.namespace}/explanation/{name}".encode())
-        with store.link.errors():
-            pipe = store.link.client.pipeline()
-            pipe.set(key, sealed, px=round(ttl_s * 1000))
-            pipe.sadd(self._key("explained", subject_id), name).pexpire(
-                self._key("explained", subject_id), round(ttl_s * 1000)
-            )
-            pipe.execute()
+    def explain(self, name: str, subject_id: str, told: Mapping[str, Any], ttl_s: float) -> bool:
+        """Keep why a face was taken for ``subject_id``; not if they were forgotten meanwhile."""
+        store, known, ms = self._store, self._explained(subject_id), round(ttl_s * 1000)
+        text = layout.sealed("explanation", json.dumps(told).encode(), name, store.keys, store.namespace)
+        step = store.step().only_if(1, "EXISTS", self._key("subject", subject_id))
+        step.write("SET", self._key("explanation", name), text, "PX", ms)
+        return step.write("SADD", known, name).write("PEXPIRE", known, ms).done() is not None
 
     def explanation(self, name: str) -> dict[str, Any]:
         """What was kept under this id.
@@ -148,14 +151,13 @@ class TrackStore:
         if kept is None:
             message = f"there is no explanation {name!r}; they are kept for a while only"
             raise UnknownError(message)
-        opened: dict[str, Any] = json.loads(store.keys.open(kept, f"{store.namespace}/explanation/{name}".encode()))
-        return opened
+        return dict(json.loads(layout.opened("explanation", kept, name, store.keys, store.namespace)))
 
     # Of a subject
 
     def forget(self, subject_id: str) -> dict[str, int]:
         """Forget the sightings and explanations of a subject; how many there were."""
-        link, seen, explained = self._store.link, self._key("seen", subject_id), self._key("explained", subject_id)
+        link, seen, explained = self._store.link, self._seen(subject_id), self._explained(subject_id)
         with link.errors():
             names = [name.decode() for name in link.client.zrange(seen, 0, -1)]
             reasons = [name.decode() for name in link.client.smembers(explained)]
@@ -164,28 +166,43 @@ class TrackStore:
             pipe = link.client.pipeline()
             for name in reasons:
                 pipe.delete(self._key("explanation", name))
+            for name in names:
+                pipe.delete(self._key("sighting", name)).zrem(self._key("sightings"), name)
             for name, sighting in found.items():
-                pipe.delete(self._key("sighting", name))
-                for kind in self._lists(sighting):
-                    pipe.zrem(kind, name)
+                pipe.zrem(self._key("at", sighting.stream), name)
             pipe.delete(seen, explained)
             pipe.execute()
         return {"matches": len(found), "explanations": len(reasons)}
 
-    def left(self, subject_id: str) -> int:
-        """How many sightings and explanations of a subject are there."""
+    def left(self, pseudonym: str) -> int:
+        """How many sightings and explanations there are of whom the log knows by this pseudonym."""
         with self._store.link.errors():
             client = self._store.link.client
-            seen = client.zcard(self._key("seen", subject_id))
-            return int(seen) + int(client.scard(self._key("explained", subject_id)))
+            names = [name.decode() for name in client.zrange(self._key("seen", pseudonym), 0, -1)]
+            reasons = int(client.scard(self._key("explained", pseudonym)))
+        return len(self._sightings(names)) + reasons
 
     def rename(self, old: str, new: str, ttl_s: float) -> None:
         """What was seen of ``old`` was seen of ``new``."""
+        known, before = self._explained(new), self._explained(old)
         with self._store.link.errors():
-            names = [name.decode() for name in self._store.link.client.zrange(self._key("seen", old), 0, -1)]
+            names = [name.decode() for name in self._store.link.client.zrange(self._seen(old), 0, -1)]
+            pipe = self._store.link.client.pipeline()
+            pipe.sunionstore(known, known, before).pexpire(known, round(ttl_s * 1000)).delete(before).execute()
         for sighting in self._sightings(names).values():
             self.note(sighting.model_copy(update={"subject_id": new}), ttl_s)
         self.forget(old)
+
+    def reseal(self) -> int:
+        """Seal everything that lies under an old key under the current one; how many pieces were."""
+        store, client, reasons = self._store, self._store.link.client, self._key("explanation", "*")
+        with store.link.errors():
+            unknown = [name.decode() for name in client.zrange(self._key("unknowns"), 0, -1)]
+            seen = [name.decode() for name in client.zrange(self._key("sightings"), 0, -1)]
+            explained = [key.decode()[len(reasons) - 1 :] for key in client.scan_iter(reasons, count=AT_ONCE)]
+        count = sum(store.resealed(kind, "unknown", name, kind) for name in unknown for kind in ("vector", "photo"))
+        count += sum(store.resealed("sighting", "sighting", name) for name in seen)
+        return count + sum(store.resealed("explanation", "explanation", name) for name in explained)
 
     # Matchers
 
@@ -201,17 +218,27 @@ class TrackStore:
         return [view for view in views if view.silent_s <= silent_s]
 
     def _sightings(self, names: Sequence[str]) -> dict[str, Sighting]:
-        found: dict[str, Sighting] = {}
+        store, found = self._store, dict[str, Sighting]()
         for some in in_parts(names):
-            with self._store.link.errors():
-                kept = self._store.link.client.mget([self._key("sighting", name) for name in some])
-            pairs = zip(some, kept, strict=True)
-            found |= {name: Sighting.model_validate_json(one) for name, one in pairs if one}
+            with store.link.errors():
+                kept = store.link.client.mget([self._key("sighting", name) for name in some])
+            for name, one in zip(some, kept, strict=True):
+                if one:
+                    text = layout.opened("sighting", one, name, store.keys, store.namespace)
+                    found[name] = Sighting.model_validate_json(text)
         return found
 
     def _lists(self, sighting: Sighting) -> tuple[str, str, str]:
-        seen, at = self._key("seen", sighting.subject_id), self._key("at", sighting.stream)
-        return seen, at, self._key("sightings")
+        return self._seen(sighting.subject_id), self._key("at", sighting.stream), self._key("sightings")
+
+    def _seen(self, subject_id: str) -> str:
+        return self._key("seen", self._pseudonym(subject_id))
+
+    def _explained(self, subject_id: str) -> str:
+        return self._key("explained", self._pseudonym(subject_id))
+
+    def _pseudonym(self, subject_id: str) -> str:
+        return self._store.keys.pseudonym(self._store.namespace, subject_id)
 
     def _hashes(self, kind: str, names: Sequence[str]) -> list[tuple[str, dict[bytes, bytes]]]:
         rows: list[tuple[str, dict[bytes, bytes]]] = []
@@ -222,11 +249,6 @@ class TrackStore:
                     pipe.hgetall(self._key(kind, name))
                 rows += zip(some, pipe.execute(), strict=True)
         return rows
-
-    def _forget_names(self, kind: str, names: Iterable[str]) -> None:
-        if gone := list(names):
-            with self._store.link.errors():
-                self._store.link.client.zrem(self._key(kind), *gone)
 
     def _unknown(self, name: str, row: Mapping[bytes, bytes]) -> UnknownTrack:
         store = self._store

@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from pipeline.edges import Sink
 from pipeline.edges.named_gallery import namespace_of
 from pipeline.errors import PipelineError
-from pipeline.gallery.protocol import MODEL
 from pipeline.gallery.subjects import NamespacePolicy, Sighting, UnknownTrack
 from pipeline.packets import Explanation, FeltFace
 from pipeline.records import ExplanationRecord
@@ -48,7 +47,7 @@ class GallerySink(Sink[FeltFace | Explanation]):
         """
         self.dropped = 0
         self._best: OrderedDict[str, float] = OrderedDict()
-        self._waiting: deque[Callable[[Shelf], None]] = deque()
+        self._waiting: deque[Callable[[Shelf], object]] = deque()
         self._changed, self._closing = threading.Condition(), False
         namespace = namespace_of(gallery)
         self._thread = None
@@ -107,13 +106,19 @@ class GallerySink(Sink[FeltFace | Explanation]):
         self._best.move_to_end(face.track_id)
         if len(self._best) > MOST_TRACKS:
             self._best.popitem(last=False)
-        masked, vector = face.mask_probability >= 0.5, face.embedding.vector
         track = UnknownTrack(
-            face.track_id, face.stream, vector, MODEL, face.quality.score, masked, datetime.now(UTC), photo=face.crop
+            face.track_id,
+            face.stream,
+            face.embedding.vector,
+            face.embedding.model,
+            face.quality.score,
+            masked=face.mask_probability >= 0.5,
+            seen=datetime.now(UTC),
+            photo=face.crop,
         )
         self._put(lambda shelf: shelf.keep(track))
 
-    def _put(self, job: Callable[[Shelf], None]) -> None:
+    def _put(self, job: Callable[[Shelf], object]) -> None:
         with self._changed:
             if len(self._waiting) >= MOST_WAITING:
                 self._waiting.popleft()
@@ -134,7 +139,7 @@ class GallerySink(Sink[FeltFace | Explanation]):
                 time.sleep(RETRY_S)
         shelf.close()
 
-    def _next(self) -> Callable[[Shelf], None] | None:
+    def _next(self) -> Callable[[Shelf], object] | None:
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing)
             return self._waiting.popleft() if self._waiting else None

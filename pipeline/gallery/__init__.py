@@ -2,5 +2,6 @@
 
 from pipeline.gallery.memory import MemoryGallery
 from pipeline.gallery.protocol import Candidates, Gallery, Template
+from pipeline.gallery.subjects import Limits
 
-__all__ = ["Candidates", "Gallery", "MemoryGallery", "Template"]
+__all__ = ["Candidates", "Gallery", "Limits", "MemoryGallery", "Template"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.audit import Event, Outcome
-from pipeline.gallery.errors import ForbiddenError
+from pipeline.gallery.errors import AwayError, ForbiddenError
 from pipeline.gallery.faces import Faces
 from pipeline.gallery.matcher import Matcher
 from pipeline.gallery.subjects import Caller, NamespacePolicy, Role
@@ -31,6 +32,31 @@ ROLES: Final[dict[str, frozenset[Role]]] = {
     **dict.fromkeys(("policy", "calibrate", "re-embed", "export", "import", "rotate keys"), RULING),
     **dict.fromkeys(("audit", "erasure", "read policy"), AUDITING),
 }
+# They answer for the gallery and look for nobody, so that no purpose of the namespace stands in their way.
+WITHOUT_PURPOSE: Final[frozenset[str]] = frozenset({"audit", "erasure", "read policy", "policy", "rotate keys"})
+INTERNAL: Final = "internal"  # what the log has as the role of omote itself, which no API key has
+JANITOR: Final = Caller("expiry", "operator", internal=True)
+
+
+@dataclass(slots=True)
+class Question:
+    """A question that may be asked, and what the log is to say of it.
+
+    Attributes:
+        policy: Under which it is asked.
+        about: Ids of the subjects it is about; a line for each, and one line where there is none.
+        count: How many faces, templates or entries it was about.
+        version: Of the gallery, as soon as the question has changed it; else that of the matcher is told.
+        details: Whatever else tells; no names.
+        outcome: How it ended; `failed` until its end is reached.
+    """
+
+    policy: NamespacePolicy
+    about: Sequence[str]
+    count: int = 0
+    version: int | None = None
+    details: dict[str, str | bool | int | float] = field(default_factory=dict)
+    outcome: Outcome = "failed"
 
 
 @dataclass(frozen=True)
@@ -53,6 +79,36 @@ class Desk:
     log: AuditLog
     topics: dict[str, float] = field(default_factory=dict)
 
+    @contextmanager
+    def asked(self, caller: Caller, action: str, subject_id: str = "") -> Iterator[Question]:
+        """A question that is logged once, however it ends: done, forbidden, or failed where anything was raised.
+
+        It is logged before it is answered, and where it has changed the gallery our own matcher has seen that by then.
+        Where Redis went away before anything was changed there is no answer, and no line.
+
+        Raises:
+            ForbiddenError: The role or the purpose does not allow it.
+            AwayError: Redis does not answer, so that it could not be logged.
+        """
+        question, away = Question(self.admit(caller, action, subject_id), [subject_id]), False
+        try:
+            yield question
+            question.outcome = "done"
+        except ForbiddenError:
+            question.outcome = "forbidden"
+            raise
+        except AwayError:
+            away = question.version is None  # who waits for Redis in vain is not to wait once more
+            raise
+        finally:
+            if not away:
+                self.note_each(
+                    caller, action, question.about or [""], outcome=question.outcome, count=question.count,
+                    version=question.version, **question.details,
+                )  # fmt: skip
+        if question.version is not None:
+            self.seen(question.version)
+
     def admit(self, caller: Caller, action: str, subject_id: str = "") -> NamespacePolicy:
         """The policy under which ``caller`` may do this; a refusal is logged, too.
 
@@ -64,7 +120,7 @@ class Desk:
         reason = ""
         if caller.role not in ROLES[action]:
             reason = f"the role {caller.role!r} may not {action}; it takes {' or '.join(sorted(ROLES[action]))}"
-        elif policy.purposes and caller.purpose not in policy.purposes and action not in {"policy", "read policy"}:
+        elif not self._serves(policy, caller, action):
             asked = f"for {caller.purpose!r}" if caller.purpose else "without a purpose"
             reason = f"nobody may {action} here {asked}; the purposes are {', '.join(policy.purposes)}"
         if reason:
@@ -92,7 +148,7 @@ class Desk:
         said: dict[str, Any] = {
             "at": datetime.now(UTC),
             "actor": caller.name[:MOST_SIGNS],
-            "role": caller.role,
+            "role": INTERNAL if caller.internal else caller.role,
             "action": action,
             "purpose": caller.purpose[:MOST_SIGNS],
             "outcome": outcome,
@@ -108,6 +164,12 @@ class Desk:
         """Wait until our own matcher has seen a change, so that who made it finds it."""
         if self.matcher.follows:
             self.matcher.wait_for(version, WAIT_S)
+
+    @staticmethod
+    def _serves(policy: NamespacePolicy, caller: Caller, action: str) -> bool:
+        """Whether it is asked for a purpose of the namespace, or needs none."""
+        free = caller.internal or action in WITHOUT_PURPOSE or not policy.purposes
+        return free or caller.purpose in policy.purposes
 
     def _version(self) -> int:
         """The version that answers are of."""

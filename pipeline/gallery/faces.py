@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import PolicyError
-from pipeline.gallery.protocol import MODEL
-from pipeline.graph import Graph, Stage
+from pipeline.errors import GraphError, PolicyError
+from pipeline.graph import Graph, Stage, find
 from pipeline.operator import KeyedOperator
 from pipeline.packets import EmbeddedFace, Floats, Frame, Pixels
 
@@ -19,34 +18,45 @@ LAST = "embed"
 
 
 class Faces:
-    """Finds, aligns, judges and embeds the faces of a picture. Safe to use from many threads.
+    """Finds, aligns, judges and embeds the faces of a picture. Safe to use from many threads."""
 
-    Attributes:
-        model: Name of the net that makes the vectors.
-    """
-
-    def __init__(self, graph: Callable[[], Graph], model: str = MODEL) -> None:
+    def __init__(self, graph: Callable[[], Graph], model: str = "") -> None:
         """Nothing is loaded before the first picture, or `ready`.
 
         Args:
             graph: Gives the graph; its stages between ``decode`` and ``embed`` are built, without a gallery.
-            model: What its net is called.
+            model: What its net is called, where it is to be known before the graph is; the graph says it if empty.
         """
-        self.model, self._graph = model, graph
+        self._model, self._graph = model, graph
         self._lock, self._built = Lock(), list[tuple[str, tuple[str, ...], Any]]()
         self._numbers = count()
+
+    @property
+    def model(self) -> str:
+        """Name of the net that makes the vectors; it is not loaded to answer.
+
+        Raises:
+            GraphError: The graph has no ``embed`` stage, or one that does not say it.
+        """
+        if not self._model:
+            self._model = _model_of(self._graph())
+        return self._model
 
     def ready(self) -> None:
         """Load the nets.
 
         Raises:
-            GraphError: The graph has no ``embed`` stage.
+            GraphError: The graph has no ``embed`` stage, or one with another net than was said.
             PolicyError: Its policy does not allow to identify anybody.
             WeightsError: The weights were not pulled.
         """
         with self._lock:
             if not self._built:
-                self._built = _built(self._graph())
+                graph = self._graph()
+                if self._model not in {"", model := _model_of(graph)}:
+                    message = f"this gallery is asked with vectors of {self._model!r}, and the graph makes {model!r}"
+                    raise GraphError(message)
+                self._built = _built(graph)
 
     def of(self, picture: Pixels, least_score: float = 0.0) -> list[EmbeddedFace]:
         """The faces of a picture, (H, W, 3) uint8 RGB, largest first.
@@ -78,6 +88,16 @@ class Faces:
         """Release the nets."""
         for _, _, stage in self._built[1:]:
             stage.close()
+
+
+def _model_of(graph: Graph) -> str:
+    """The name that the class of the last stage gives its net."""
+    kind = find(graph.up_to(LAST).stages[LAST].use)
+    model = getattr(kind, "model", "")
+    if not isinstance(model, str) or not model:
+        message = f"{kind.__name__} does not say whose vectors it makes; give the class an attribute `model`"
+        raise GraphError(message)
+    return model
 
 
 def _built(graph: Graph) -> list[tuple[str, tuple[str, ...], Any]]:

@@ -6,9 +6,13 @@ import base64
 import binascii
 import hmac
 import json
+import logging
 import os
 import stat
+import threading
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -30,6 +34,10 @@ HEADER_BYTES = len(VERSION) + ID_BYTES + NONCE_BYTES
 PSEUDONYM_DIGITS = 24
 PERMITTED, PERMITTED_OF_ROOT = 0o700, 0o740  # a Secret that Kubernetes mounts is root's, and read through its group
 FILE_BYTES = 1 << 20
+NOTHING_SEEN = 0, 0, 0
+LOOK_S = 1.0  # how often keys look whether their file was replaced
+
+log = logging.getLogger(__name__)
 
 
 class KeysError(GalleryError):
@@ -49,11 +57,23 @@ class KeysFile(BaseModel):
 class Keys:
     """AES-256-GCM keys by id, of which one is current, and an Ed25519 key.
 
-    It tells no secret: not when shown, not in an error, and it cannot be pickled. Safe to use from many threads.
+    It tells no secret: not when shown, not in an error, and it cannot be pickled. Safe to use from many threads. Keys
+    that were read from a file follow it: within a second of its replacement they seal and open with what is in it now.
     At most 2^32 pieces may be sealed under one data key (NIST SP 800-38D, section 8.3): rotate before.
     """
 
-    __slots__ = ("_data", "_ids", "_naming", "_opens", "_prefix", "_seals", "_signing", "current", "public_key")
+    __slots__ = (
+        "_data",
+        "_looked_s",
+        "_looking",
+        "_naming",
+        "_opens",
+        "_path",
+        "_seals",
+        "_seen",
+        "_signing",
+        "public_key",
+    )
 
     def __init__(self, current: str, data: Mapping[str, bytes], signing: bytes) -> None:
         """Keys of 32 random bytes each.
@@ -67,13 +87,11 @@ class Keys:
             KeysError: An id or a key is of another form, or ``current`` is none of ``data``.
         """
         _check(current, data, signing)
-        self._data, self._signing = dict(data), Ed25519PrivateKey.from_private_bytes(signing)
-        self._opens: dict[bytes, Callable[..., bytes]] = {
-            VERSION + bytes.fromhex(key_id): AESGCM(key).decrypt for key_id, key in data.items()
-        }
-        self._seals, self._prefix = AESGCM(data[current]).encrypt, VERSION + bytes.fromhex(current)
+        self._signing = Ed25519PrivateKey.from_private_bytes(signing)
         self._naming = HKDF(hashes.SHA256(), KEY_BYTES, None, b"omote pseudonym").derive(signing)
-        self.current = current
+        self._path: Path | None = None
+        self._seen, self._looked_s, self._looking = NOTHING_SEEN, 0.0, threading.Lock()
+        self._hold(current, data)
         self.public_key = base64.b64encode(self._signing.public_key().public_bytes_raw()).decode()
 
     @classmethod
@@ -111,13 +129,16 @@ class Keys:
         """
         try:
             with path.open("rb") as file:
-                _refuse_open_file(os.fstat(file.fileno()), path)
+                status = os.fstat(file.fileno())
+                _refuse_open_file(status, path)
                 text = SecretStr(file.read(FILE_BYTES).decode())
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is no text"
             message = f"cannot read the keys file {path}: {reason}; make one with `omote gallery keys new {path}`"
             raise KeysError(message) from None
-        return _parsed(text, f"the keys file {path}")
+        keys = _parsed(text, f"the keys file {path}")
+        keys._path, keys._seen, keys._looked_s = path, _seen(status), time.monotonic()
+        return keys
 
     def write(self, path: Path) -> None:
         """Write a new file that its owner alone may read.
@@ -126,16 +147,32 @@ class Keys:
             KeysError: There is a file of this name, or it cannot be written.
         """
         try:
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                json.dump(self._file(), file, indent=2)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
+            self._write(path)
         except FileExistsError as error:
             message = f"there is a file {path} already, and keys are never overwritten; choose another name"
             raise KeysError(message) from error
         except OSError as error:
             message = f"cannot write the keys file {path}: {error.strerror}; choose another folder"
+            raise KeysError(message) from error
+
+    def replace(self, path: Path) -> None:
+        """Put these keys in the place of a file in one step: who reads it finds the old ones or these, and all of them.
+
+        The file stays its owner's. Processes that have read it follow within a second.
+
+        Raises:
+            KeysError: It cannot be replaced.
+        """
+        there = path.resolve()  # where Kubernetes or somebody else has a link, the link stays
+        fresh = there.with_name(f".{there.name}.{os.urandom(4).hex()}")
+        try:
+            self._write(fresh)
+            os.chown(fresh, there.stat().st_uid, -1)
+            fresh.replace(there)
+        except OSError as error:
+            with suppress(OSError):
+                fresh.unlink()
+            message = f"cannot replace the keys file {path}: {error.strerror}; it is as it was"
             raise KeysError(message) from error
 
     def rotated(self) -> Keys:
@@ -149,12 +186,19 @@ class Keys:
         Raises:
             KeysError: There is no such key, or it is the one that seals.
         """
-        if key_id == self.current or key_id not in self._data:
-            reason = "is the current one; rotate first" if key_id == self.current else "is not there"
+        current = self.current
+        if key_id == current or key_id not in self._data:
+            reason = "is the current one; rotate first" if key_id == current else "is not there"
             message = f"the key {key_id!r} cannot be removed: it {reason}"
             raise KeysError(message)
         kept = {each: key for each, key in self._data.items() if each != key_id}
-        return Keys(self.current, kept, self._signing.private_bytes_raw())
+        return Keys(current, kept, self._signing.private_bytes_raw())
+
+    @property
+    def current(self) -> str:
+        """Id of the key that seals from now on."""
+        self._follow()
+        return self._seals[0][1:].hex()
 
     @property
     def key_ids(self) -> tuple[str, ...]:
@@ -173,8 +217,9 @@ class Keys:
             data: At most 2 GiB.
             context: What the data belongs to, such as a template's full name; it is not stored.
         """
-        nonce = os.urandom(NONCE_BYTES)
-        return self._prefix + nonce + self._seals(nonce, data, context)
+        self._follow()
+        nonce, (prefix, encrypt) = os.urandom(NONCE_BYTES), self._seals
+        return prefix + nonce + encrypt(nonce, data, context)
 
     def open(self, blob: bytes, context: bytes) -> bytes:
         """What was sealed under ``context``.
@@ -183,6 +228,9 @@ class Keys:
             KeysError: It was changed, belongs to something else, or its key is not here.
         """
         opens = self._opens.get(blob[:5])
+        if opens is None:
+            self._follow()
+            opens = self._opens.get(blob[:5])
         if opens is None or len(blob) < HEADER_BYTES + TAG_BYTES:
             message = f"what was sealed under the key {self.key_of(blob)!r} does not open: the keys do not hold it"
             raise KeysError(message)
@@ -242,6 +290,45 @@ class Keys:
         message = "keys are not pickled: each process reads its own with Keys.from_environment()"
         raise TypeError(message)
 
+    def _hold(self, current: str, data: Mapping[str, bytes]) -> None:
+        self._data = dict(data)
+        self._opens: dict[bytes, Callable[..., bytes]] = {
+            VERSION + bytes.fromhex(key_id): AESGCM(key).decrypt for key_id, key in data.items()
+        }
+        # Together, so that no thread seals with one key under the id of another.
+        self._seals = VERSION + bytes.fromhex(current), AESGCM(data[current]).encrypt
+
+    def _follow(self) -> None:
+        """Hold what is in the file now, if it was replaced; look once a second at most."""
+        if self._path is None or time.monotonic() - self._looked_s < LOOK_S:
+            return
+        with self._looking:
+            if time.monotonic() - self._looked_s < LOOK_S:
+                return
+            self._looked_s = time.monotonic()
+            with suppress(OSError):  # it is not there: a moment between two files, or an open one is enough
+                if _seen(self._path.stat()) != self._seen:
+                    self._take(self._path)
+
+    def _take(self, path: Path) -> None:
+        try:
+            fresh = Keys.read(path)
+        except KeysError as error:
+            log.warning("the keys stay as they were: %s", error)
+            return
+        if fresh.public_key == self.public_key:
+            self._seen = fresh._seen
+            self._hold(fresh.current, fresh._data)
+        else:
+            log.warning("the keys stay as they were: %s holds those of another gallery", path)
+
+    def _write(self, path: Path) -> None:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            json.dump(self._file(), file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+
     def _file(self) -> dict[str, Any]:
         data = {key_id: base64.b64encode(key).decode() for key_id, key in self._data.items()}
         signing = base64.b64encode(self._signing.private_bytes_raw()).decode()
@@ -260,6 +347,11 @@ def canonical(said: Mapping[str, Any]) -> bytes:
         ValueError: A number is not finite.
     """
     return json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def _seen(status: os.stat_result) -> tuple[int, int, int]:
+    """What tells one file from the next one of its name."""
+    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 def _check(current: str, data: Mapping[str, bytes], signing: bytes) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from pipeline.errors import PipelineError
 from pipeline.gallery.index import Index
 from pipeline.gallery.protocol import Candidates
+from pipeline.gallery.subjects import Limits
 from pipeline.packets import Floats, Pixels
 
 FRESH_S = 2.0  # a feed answers at least once a second, also where nothing has changed
@@ -47,7 +48,8 @@ class Row:
         subject_id: Whose it is, or is not.
         vector: (D,) float32, unit length.
         negative: Whether it says who somebody is not.
-        until: Seconds since 1970 from which it is not matched; infinity if always.
+        until: Seconds since 1970 from which it is not matched; infinity if always, 0 if never.
+        purposes: What it may be found for; anything if empty.
     """
 
     id: str
@@ -55,11 +57,12 @@ class Row:
     vector: Floats
     negative: bool
     until: float
+    purposes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What has changed: rows to hold, ids to forget, and how far that goes."""
+    """What has changed: rows to hold, ids to forget, each id once, and how far that goes."""
 
     mark: Mark
     rows: tuple[Row, ...] = ()
@@ -85,6 +88,13 @@ class Feed(Protocol):
             PipelineError: The truth is away.
         """
 
+    def limits(self) -> Limits | None:
+        """What decisions are held against by now; None where nobody has said.
+
+        Raises:
+            PipelineError: The truth is away.
+        """
+
     def photo(self, subject_id: str) -> Pixels | None:
         """The best photo of a subject that was kept; None where there is none."""
 
@@ -100,12 +110,21 @@ class Feed(Protocol):
 
 @dataclass
 class Memory:
-    """What a matcher holds: replaced as a whole when everything is read anew."""
+    """What a matcher holds: replaced as a whole when everything is read anew.
+
+    Attributes:
+        index: The templates.
+        mark: How far it was read.
+        lost: As in ``Candidates``.
+        until: Of the rows that are not matched for ever.
+        expiring: A heap; may hold what is no longer so.
+    """
 
     index: Index
     mark: Mark
-    until: dict[str, float] = field(default_factory=dict)  # of the rows that are not matched for ever
-    expiring: list[tuple[float, str]] = field(default_factory=list)  # a heap; may hold what is no longer so
+    lost: int
+    until: dict[str, float] = field(default_factory=dict)
+    expiring: list[tuple[float, str]] = field(default_factory=list)
 
 
 class Matcher:
@@ -114,21 +133,25 @@ class Matcher:
     While the truth is away it goes on with what it knows, and says for how long.
     """
 
-    def __init__(self, feed: Feed, name: str = "main", top: int = 5, *, later: bool = False) -> None:
+    def __init__(
+        self, feed: Feed, name: str = "main", top: int = 5, *, purpose: str | None = None, later: bool = False
+    ) -> None:
         """Read everything, and begin to follow.
 
         Args:
             feed: The truth; closed with the matcher.
             name: What answers call this gallery.
             top: Most subjects of an answer.
+            purpose: Whoever is not to be found for it is left out; nobody if None.
             later: Read only when something is to be matched.
 
         Raises:
             PipelineError: The truth is away.
         """
-        self.name, self._feed, self._top = name, feed, top
+        self.name, self._feed, self._top, self._purpose = name, feed, top, purpose
         self._stopped, self._moved, self._lock = threading.Event(), threading.Condition(), threading.Lock()
         self._read_memory: Memory | None = None
+        self._limits: Limits | None = None
         self._heard_s = 0.0
         self._thread: threading.Thread | None = None
         if not later:
@@ -147,6 +170,7 @@ class Matcher:
         """
         with self._lock:
             if self._read_memory is None:
+                self._limits = self._feed.limits()
                 memory = self._read_memory = self._snapshot()
                 self._feed.confirm(memory.mark, len(memory.index))
                 self._heard_s = time.monotonic()
@@ -176,10 +200,11 @@ class Matcher:
         """
         del masked
         stale_s, memory = self.stale_s, self.read()
+        version, lost = memory.mark.version, memory.lost  # before the search: whoever it finds was not lost by then
         found = memory.index.search(vectors, top or self._top) if len(vectors) else []
         if memory is not self._read_memory:  # it was replaced, and cleared, meanwhile
             return self.match(vectors, [], top)
-        return [Candidates(best, self.name, memory.mark.version, stale_s) for best in found]
+        return [Candidates(best, self.name, version, stale_s, lost, self._limits) for best in found]
 
     def vectors(self, subject_id: str) -> Floats:
         """(N, D) templates of a subject."""
@@ -216,7 +241,7 @@ class Matcher:
 
     def _snapshot(self) -> Memory:
         mark, parts = self._feed.snapshot()
-        memory = Memory(Index(), mark)
+        memory = Memory(Index(), mark, mark.version)  # who was there before is not known
         for rows in parts:
             self._put(memory, rows)
         return memory
@@ -225,6 +250,7 @@ class Matcher:
         while not self._stopped.is_set():
             try:
                 self._advance(self._feed.changes(self.read().mark, WAIT_S))
+                self._limits = self._feed.limits()
                 self._heard_s = time.monotonic()
             except PipelineError as error:
                 if self._stopped.is_set():
@@ -238,8 +264,11 @@ class Matcher:
         if changes is None:
             memory = self._snapshot()
         else:
+            added = sum(self._is_new(memory, row) for row in changes.rows)
             self._put(memory, changes.rows)
             self._drop(memory, changes.gone)
+            if added < changes.mark.version - memory.mark.version:  # any other change may have cost a subject
+                memory.lost = changes.mark.version
             memory.mark = changes.mark
         with self._moved:
             before, self._read_memory = self._read_memory, memory
@@ -248,16 +277,26 @@ class Matcher:
             before.index.clear()  # what is freed would keep vectors that may have been erased
         self._feed.confirm(memory.mark, len(memory.index))
 
+    def _is_matched(self, row: Row, now: float) -> bool:
+        agreed = self._purpose is None or not row.purposes or self._purpose in row.purposes
+        return agreed and row.until > now
+
+    def _is_new(self, memory: Memory, row: Row) -> bool:
+        """Whether a row can only add to what is found."""
+        return not row.negative and self._is_matched(row, time.time()) and memory.index.subject_of(row.id) is None
+
     def _put(self, memory: Memory, rows: Sequence[Row]) -> None:
         now = time.time()
-        self._drop(memory, [row.id for row in rows if row.until <= now])
-        kept = [row for row in rows if row.until > now]
+        kept = {row.id: row for row in rows if self._is_matched(row, now)}
+        self._drop(memory, [row.id for row in rows if row.id not in kept])
+        if any(0 < row.until <= now for row in rows):
+            memory.lost = memory.mark.version + 1  # somebody's time was over without a change
         if kept:
             ids, subjects, vectors, negatives = zip(
-                *((r.id, r.subject_id, r.vector, r.negative) for r in kept), strict=True
+                *((r.id, r.subject_id, r.vector, r.negative) for r in kept.values()), strict=True
             )
             memory.index.put_many(ids, subjects, np.array(vectors, np.float32), negatives)
-        for row in kept:
+        for row in kept.values():
             memory.until.pop(row.id, None)
             if row.until < math.inf:
                 memory.until[row.id] = row.until
@@ -274,3 +313,4 @@ class Matcher:
             until, name = heapq.heappop(memory.expiring)
             if memory.until.get(name) == until:
                 self._drop(memory, [name])
+                memory.lost = memory.mark.version + 1  # not a change of its own: it counts with the next

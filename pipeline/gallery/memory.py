@@ -9,20 +9,24 @@ from zipfile import BadZipFile
 import numpy as np
 
 from pipeline.errors import SinkError, SourceError
-from pipeline.gallery.protocol import Candidates, Template
+from pipeline.gallery.protocol import MODEL, Candidates, Template
 from pipeline.packets import Candidate, Floats, Pixels
 
 
 class MemoryGallery:
-    """Exact search by one matrix product; at most ``top`` subjects are returned."""
+    """Exact search by one matrix product; at most ``top`` subjects are returned, and nobody is ever lost.
 
-    def __init__(self, path: str = "", name: str = "main", top: int = 5) -> None:
+    Attributes:
+        model: Name of the net that made the templates.
+    """
+
+    def __init__(self, path: str = "", name: str = "main", top: int = 5, model: str = MODEL) -> None:
         """An empty gallery, or the one saved at ``path``.
 
         Raises:
             SourceError: The file is not a gallery.
         """
-        self.name, self.top, self.version = name, top, 0
+        self.name, self.top, self.model, self.version = name, top, model, 0
         self._templates: list[Template] = []
         self._matrix: Floats = np.zeros((0, 512), np.float32)
         self._subjects: list[str] = []

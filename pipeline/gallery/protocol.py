@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
+from pipeline.gallery.subjects import Limits
 from pipeline.packets import Candidate, Floats, Pixels
 
 LONG_AGO = datetime.fromtimestamp(0, UTC)
@@ -22,12 +23,18 @@ class Candidates:
         gallery: Name of the gallery that answered.
         version: Grows by one with each change of the gallery.
         stale_s: Whole seconds since the matcher last heard from the gallery's truth; 0 while it hears from it.
+        lost: Version before which what was named need not be there any more: whoever an earlier answer named last,
+            and this one does not name, may have been erased, renamed, or is not to be found any more. Whoever was
+            named at this version or later, by any matcher of the gallery, is still there.
+        limits: What decisions are to be held against; None where the gallery does not say.
     """
 
     best: tuple[Candidate, ...]
     gallery: str
     version: int
     stale_s: float = 0.0
+    lost: int = 0
+    limits: Limits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,10 @@ class Template:
 
 class Gallery(Protocol):
     """A set of enrolled templates that can be searched."""
+
+    @property
+    def model(self) -> str:
+        """Name of the net that made the templates; vectors of others must not be compared with them."""
 
     def match(self, vectors: Floats, masked: Sequence[bool]) -> list[Candidates]:
         """The best subjects for each of ``vectors``, (N, 512) float32 of unit length."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 
 import numpy as np
 
 from pipeline.gallery.answers import FaceView, Found, decided
-from pipeline.gallery.desk import Desk
+from pipeline.gallery.desk import Desk, Question
 from pipeline.gallery.errors import (
+    DuplicateError,
     ForbiddenError,
     InvalidError,
     ManyFacesError,
@@ -25,6 +27,15 @@ from pipeline.packets import Candidate, Decision, EmbeddedFace, Floats, Pixels
 
 RUNNER_UP = 2  # subjects that a margin needs
 MOST_NAMED = 100  # subjects of one search in the log
+PART = 500  # templates that are looked at in one go
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """Some of the enrolled faces; ``total`` is how many there are."""
+
+    templates: tuple[Template, ...]
+    total: int
 
 
 class Searching:
@@ -35,10 +46,19 @@ class Searching:
 
     def detect(self, caller: Caller, picture: Pixels, *, least_score: float = 0.0) -> list[FaceView]:
         """The faces of a picture, (H, W, 3) uint8 RGB, largest first."""
-        self.desk.admit(caller, "detect")
-        faces = self.desk.faces.of(picture, least_score)
-        self.desk.note(caller, "detect", count=len(faces))
-        return [FaceView.of(face) for face in faces]
+        return [view for view, _ in self.embed(caller, picture, least_score=least_score)]
+
+    def embed(
+        self, caller: Caller, picture: Pixels, *, least_score: float = 0.0
+    ) -> list[tuple[FaceView, Floats | None]]:
+        """The faces of a picture, largest first, with their vectors, (D,) float32; None where a face is too poor.
+
+        Nobody is looked for: it is logged as a detection.
+        """
+        with self.desk.asked(caller, "detect") as said:
+            faces = self.desk.faces.of(picture, least_score)
+            said.count = len(faces)
+        return [(FaceView.of(face), face.embedding.vector if face.embedding else None) for face in faces]
 
     def search(
         self,
@@ -60,10 +80,10 @@ class Searching:
             least_score: Faces of which the detector is less sure are left out.
             vectors: Whether to give the vectors, too.
         """
-        limits = self.desk.admit(caller, "search").limits
-        faces = self._faces(picture, most_faces, least_score)
-        found = self._decided(caller, faces, limits, top)
-        self.desk.note_each(caller, "search", _named(found), count=len(found))
+        with self.desk.asked(caller, "search") as said:
+            faces = self._faces(picture, most_faces, least_score)
+            found = self._decided(caller, faces, said.policy.limits, top)
+            said.about, said.count = _named(found), len(found)
         return found if vectors else [replace(each, vector=None) for each in found]
 
     def search_vectors(
@@ -74,9 +94,10 @@ class Searching:
         Raises:
             InvalidError: They are no vectors of this gallery's net.
         """
-        limits = self.desk.admit(caller, "search").limits
-        found = self._matched(caller, self.checked(vectors, model), [masked] * len(vectors), limits, top)
-        self.desk.note_each(caller, "search", _named(found), count=len(found))
+        with self.desk.asked(caller, "search") as said:
+            given = self.checked(vectors, model)
+            found = self._matched(caller, given, [masked] * len(given), said.policy.limits, top)
+            said.about, said.count = _named(found), len(found)
         return found
 
     def verify(
@@ -94,21 +115,22 @@ class Searching:
         Raises:
             UnknownError: There is no such subject or template.
         """
-        limits = self.desk.admit(caller, "verify", subject_id).limits
-        subject, own = self._claimed(caller, subject_id, template_id)
-        faces = self._faces(picture, most_faces, least_score)
-        found = [self._verified(face, subject, own, limits) for face in faces]
-        self.desk.note(caller, "verify", subject.id, count=len(found))
+        with self.desk.asked(caller, "verify", subject_id) as said:
+            subject, own = self._claimed(caller, said, subject_id, template_id)
+            faces = self._faces(picture, most_faces, least_score)
+            found = [self._verified(face, subject, own, said.policy.limits) for face in faces]
+            said.count = len(found)
         return found
 
     def verify_vectors(
         self, caller: Caller, vectors: Floats, model: str, *, subject_id: str = "", template_id: str = ""
     ) -> list[Found]:
         """Whether these vectors, (N, D) float32, are of a subject, or look like one template."""
-        limits = self.desk.admit(caller, "verify", subject_id).limits
-        subject, own = self._claimed(caller, subject_id, template_id)
-        found = [_claim(vector, subject, own, limits, masked=False) for vector in self.checked(vectors, model)]
-        self.desk.note(caller, "verify", subject.id, count=len(found))
+        with self.desk.asked(caller, "verify", subject_id) as said:
+            subject, own = self._claimed(caller, said, subject_id, template_id)
+            limits, given = said.policy.limits, self.checked(vectors, model)
+            found = [_claim(vector, subject, own, limits, masked=False) for vector in given]
+            said.count = len(found)
         return [self._versioned(each) for each in found]
 
     def compare(
@@ -119,15 +141,55 @@ class Searching:
         Raises:
             PictureError: There is no face to compare, or more than one in the first picture.
         """
-        self.desk.admit(caller, "compare")
-        source = self.only_face(one, least_score)
-        faces = [face for face in self._faces(other, most_faces, least_score) if face.embedding]
-        if not faces:
-            message = "the second picture shows no face that could be compared"
-            raise PictureError(message)
-        scores = [float(_vector(face) @ _vector(source)) for face in faces]
-        self.desk.note(caller, "compare", count=len(faces))
-        return FaceView.of(source), [(FaceView.of(face), score) for face, score in zip(faces, scores, strict=True)]
+        with self.desk.asked(caller, "compare") as said:
+            source = self.only_face(one, least_score)
+            faces = [face for face in self._faces(other, most_faces, least_score) if face.embedding]
+            if not faces:
+                message = "the second picture shows no face that could be compared"
+                raise PictureError(message)
+            said.count = len(faces)
+        return FaceView.of(source), [(FaceView.of(face), float(_vector(face) @ _vector(source))) for face in faces]
+
+    def compare_vectors(self, caller: Caller, one: Floats, others: Floats) -> list[float]:
+        """The cosine similarity of each of ``others``, (N, D) float32, to ``one``, (D,) float32.
+
+        Raises:
+            InvalidError: They are no vectors of this gallery's net.
+        """
+        with self.desk.asked(caller, "compare") as said:
+            cosines: list[float] = (self.checked(others, "") @ self.checked(one[None], "")[0]).tolist()
+            said.count = len(cosines)
+        return cosines
+
+    def faces(self, caller: Caller, subject_id: str = "", *, skip: int = 0, limit: int = 100) -> Enrolled:
+        """Some of the enrolled faces of a subject, or of all, by id; negative anchors and photos are none of them."""
+        store = self.desk.store
+        with self.desk.asked(caller, "list", subject_id) as said:
+            names = store.template_ids(subject_id)
+            parts = [names[at : at + PART] for at in range(0, len(names), PART)]
+            rows = [store.link.fields([store.key("template", name) for name in part], ["negative"]) for part in parts]
+            kept = zip(names, chain.from_iterable(rows), strict=True)
+            own = [name for name, (negative,) in kept if negative == b"0"]
+            shown = store.templates(own[skip : skip + limit])
+            said.count = len(shown)
+        return Enrolled(tuple(shown), len(own))
+
+    def refuse_twin(self, caller: Caller, template: Template) -> None:
+        """Look whether a template is like somebody else; it is logged as the search that it is.
+
+        Raises:
+            DuplicateError: It is. Who it is is said where they agreed to what ``caller`` asks for.
+        """
+        with self.desk.asked(caller, "search") as said:
+            (answer,) = self.desk.matcher.match(template.vector[None], [template.masked], RUNNER_UP)
+            limits = _without_margin(said.policy.limits)
+            others = [each for each in answer.best if each.subject_id != template.subject_id]
+            twin = self._allowed(caller, decided(others, limits, masked=template.masked))
+            said.about, said.count = _named([twin]), 1
+        if twin.decision in {"known", "suppressed"}:
+            who = f"{twin.subject_id!r} ({twin.score:.2f})" if twin.subject_id else "somebody else"
+            message = f"looks like {who}; merge them, or crop it to one face"
+            raise DuplicateError(message)
 
     def only_face(self, picture: Pixels, least_score: float = 0.0) -> EmbeddedFace:
         """The one face of a picture, with its vector.
@@ -204,16 +266,18 @@ class Searching:
         said: Decision = "suppressed" if found.subject_id in there else "unknown"  # deleted a moment ago
         return replace(found, decision=said, subject_id="", candidates=candidates)
 
-    def _claimed(self, caller: Caller, subject_id: str, template_id: str) -> tuple[Subject, list[Template]]:
+    def _claimed(
+        self, caller: Caller, said: Question, subject_id: str, template_id: str
+    ) -> tuple[Subject, list[Template]]:
         """The subject that is claimed, and the templates that it is to look like."""
         store = self.desk.store
         own = [store.template(template_id)] if template_id else store.templates(store.template_ids(subject_id))
         subject = store.subject(own[0].subject_id if template_id else subject_id)
+        said.about = [subject.id]
         if not subject.matched(datetime.now(UTC)):
             message = f"there is no subject {subject.id!r} who may be matched: the consent was withdrawn, or it is over"
             raise UnknownError(message)
         if not _agreed(subject, caller):
-            self.desk.note(caller, "verify", subject.id, outcome="forbidden")
             message = f"{subject.id!r} has not agreed to be found for {caller.purpose or 'no purpose'!r}"
             raise ForbiddenError(message)
         return subject, [template for template in own if template.model == self.desk.faces.model]

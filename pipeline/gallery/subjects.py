@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat
 
 from pipeline.packets import Floats, Pixels
 
@@ -24,15 +25,28 @@ def _is_name(text: str) -> str:
     return text
 
 
+def _is_no_path(name: str) -> str:
+    if set(name) & {"/", "\\", "\N{REPLACEMENT CHARACTER}"}:
+        message = "a name stands in addresses: it holds no slash, no backslash, and nothing that is no UTF-8"
+        raise ValueError(message)
+    return name
+
+
 def _is_small(metadata: dict[str, Any]) -> dict[str, Any]:
-    if len(repr(metadata)) > METADATA_BYTES:
+    try:
+        size = len(json.dumps(metadata, ensure_ascii=False, allow_nan=False).encode())
+    except UnicodeEncodeError:
+        message = "metadata is text that UTF-8 can hold; half of a character is none"
+        raise ValueError(message) from None
+    if size > METADATA_BYTES:
         message = f"metadata may take {METADATA_BYTES} bytes"
         raise ValueError(message)
     return metadata
 
 
 Name = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH), AfterValidator(_is_name)]
-Plain = str | int | float | bool | None
+SubjectName = Annotated[Name, AfterValidator(_is_no_path)]
+Plain = str | int | FiniteFloat | bool | None
 Metadata = Annotated[dict[str, Plain], AfterValidator(_is_small)]
 Cosine = Annotated[float, Field(ge=-1, le=1)]
 Seconds = Annotated[float, Field(gt=0, le=10 * 365.25 * 86400)]
@@ -56,7 +70,7 @@ class Subject(Kept):
         created: When they were added.
     """
 
-    id: Name
+    id: SubjectName
     metadata: Metadata = {}
     consent: Consent = "unstated"
     purposes: tuple[Name, ...] = Field(default=(), max_length=32)
@@ -165,8 +179,10 @@ class Caller:
         name: Name of the API key, or of the user at the command line.
         role: What they may do.
         purpose: Why they ask; empty where they do not say.
+        internal: Whether it is omote itself, which does what is promised and is asked for no purpose.
     """
 
     name: str
     role: Role
     purpose: str = ""
+    internal: bool = False

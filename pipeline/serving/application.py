@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from pipeline.serving.work import Plan
 
 NAMESPACE = "omote"
 ANSWER_S, CLOSE_S = 10.0, 30.0
+
+log = logging.getLogger(__name__)
 
 
 class RemoteStreams:
@@ -71,13 +74,13 @@ class Ingress:
 
     def __init__(self, plan: Plan, scale: Scale, settings: ApiSettings, application: str) -> None:
         supervisor(plan, scale, application)
-        self._plan, self._streams, self._token = plan, RemoteStreams(application), settings.token
+        self._plan, self._streams, self._settings = plan, RemoteStreams(application), settings
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The app that this replica serves; where there are keys of a gallery, its API is below ``/api``."""
-        app = api(self._streams, self._token)
-        if Keys.are_given():
-            app.mount("", _gallery(self._plan))
+        app = api(self._streams, self._settings.token)
+        if Keys.are_given() and (gallery := _gallery(self._plan, self._settings.host)):
+            app.mount("", gallery)
         return app
 
 
@@ -161,17 +164,29 @@ def running(
         deployments.close()
 
 
-def _gallery(plan: Plan) -> FastAPI:
-    """The API of the galleries in the Redis of ``plan``, whose pictures go through its graph."""
+def _gallery(plan: Plan, host: str) -> FastAPI | None:
+    """The API of the galleries in the Redis of ``plan``, whose pictures go through its graph.
+
+    None where faces and API keys would travel in the clear: Ray speaks no TLS.
+    """
     from pipeline.edges.galleries import Galleries  # noqa: PLC0415  (an extra)
     from pipeline.edges.redis_api_keys import ApiKeys  # noqa: PLC0415
     from pipeline.gallery.faces import Faces  # noqa: PLC0415
     from pipeline.serving.gallery.access import Access  # noqa: PLC0415
     from pipeline.serving.gallery.app import gallery_api  # noqa: PLC0415
+    from pipeline.serving.gallery.settings import VARIABLES, GallerySettings, is_loopback  # noqa: PLC0415
 
+    settings = GallerySettings.from_environment(host="127.0.0.1", certificate=None, private_key=None)
+    if not (settings.behind_tls or is_loopback(host)):
+        log.warning(
+            "the gallery's API is not served at %s, for faces and API keys would travel in the clear: set %s=1 where a "
+            "proxy speaks TLS, or run `omote gallery serve` with a certificate", host, VARIABLES["behind_tls"],
+        )  # fmt: skip
+        return None
     topics = naming_subjects(plan.kafka.prefix)
     galleries = Galleries(plan.redis, Keys.from_environment(), Faces(lambda: plan.graph), topics)
-    return gallery_api(galleries.of, Access(ApiKeys(plan.redis)))
+    galleries.sweep()
+    return gallery_api(galleries.of, Access(ApiKeys(plan.redis)), settings)
 
 
 def _run(ingress: Any, name: str) -> None:

@@ -22,6 +22,7 @@ from pipeline.gallery.errors import (
     AwayError,
     DuplicateError,
     ForbiddenError,
+    GalleryError,
     InvalidError,
     PictureError,
     RefusedError,
@@ -179,6 +180,14 @@ GALLERY_AWAY = Kind(
     "Redis is away. Nothing is known to be written; ask again in a moment.",
     retry_s=2,
 )
+GALLERY_SHUT = Kind(
+    503,
+    "gallery-shut",
+    "The gallery does not open",
+    "Its keys cannot be read, or do not open what it holds: while keys are changed for a moment, else until somebody "
+    "who looks after it gives it the right ones.",
+    retry_s=2,
+)
 UNAUTHORIZED = _plain(401, "This address wants the header `Authorization: Bearer <token>` with the token of the API.")
 NOT_FOUND = _plain(404, "There is nothing at this address; /openapi.json says what there is.")
 NOT_ALLOWED = _plain(405, "This address has no such method; the header `Allow` lists those it has.")
@@ -204,6 +213,7 @@ KINDS: dict[type[Exception], Kind] = {
     ForbiddenError: GALLERY_FORBIDDEN,
     RefusedError: GALLERY_REFUSED,
     AwayError: GALLERY_AWAY,
+    GalleryError: GALLERY_SHUT,
 }
 NAMED = {kind.name: kind for kind in KINDS.values()}
 PLAIN = {kind.status: kind for kind in (UNAUTHORIZED, NOT_FOUND, NOT_ALLOWED, TOO_LARGE)}

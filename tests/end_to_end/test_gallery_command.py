@@ -13,7 +13,11 @@ import numpy as np
 import pytest
 
 from pipeline.__main__ import main
+from pipeline.commands.gallery_access import opened
 from pipeline.gallery.keys import FILE_VARIABLE, Keys
+from pipeline.gallery.memory import MemoryGallery
+from pipeline.gallery.protocol import Template
+from pipeline.gallery.subjects import NamespacePolicy
 from tests.support.serving import Cast
 
 pytestmark = [pytest.mark.usefixtures("weights_ready")]
@@ -152,6 +156,12 @@ def test_api_keys_are_made_shown_once_and_revoked(run: Run, namespace: str) -> N
         (["assign", "c1", "Nobody"], "there is no cluster"),
         (["import", "/nowhere.npz"], "no such file"),
         (["keys", "new", "/nowhere/keys.json"], "choose another folder"),
+        (["delete", ONE, "--yes", "--receipt", "/nowhere/receipt.json"], "there is no folder /nowhere"),
+        (["delete", ONE, "--yes", "--receipt", "/"], "it is a folder"),
+        (["calibrate", "--picture", "/nowhere/curve.png"], "there is no folder /nowhere"),
+        (["access", "new", "bad "], "the name of an API key cannot be so"),
+        (["access", "new", "x", "-n", "bad name"], "the namespace of an API key cannot be so"),
+        (["keys", "rotate", "/nowhere/keys.json"], "cannot read the keys file"),
         (["audit", "inspect", "--rules", "/nowhere.yaml"], "/nowhere.yaml"),
         (["access", "revoke", "0" * 16], "there is no API key"),
         (["list", "--redis", "redis://127.0.0.1:1/0"], "does not answer"),
@@ -167,12 +177,58 @@ def test_a_mistake_is_one_sentence(words: list[str], sentence: str, run: Run) ->
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("words", [["--per-minute", "9999999"], ["--days", "999999999"]])
+def test_a_number_that_cannot_be_is_wrong_usage(words: list[str], run: Run) -> None:
+    status, _, err = run("access", "new", "x", *words)
+    assert status == 2
+    assert words[0] in err
+    assert "Traceback" not in err
+
+
+def test_a_name_that_the_api_could_not_address_is_not_taken_in(run: Run, tmp_path: Path) -> None:
+    gallery, vector = MemoryGallery(), np.eye(1, 512, dtype=np.float32)[0]
+    gallery.enrol([Template("a/b", vector, 0.9)])
+    gallery.save(tmp_path / "slash.npz")
+    status, _, err = run("import", tmp_path / "slash.npz")
+    assert status == 1
+    assert "'a/b' can be no name" in err
+
+
+def test_where_purposes_are_asked_for_the_gallery_is_still_looked_after(run: Run, namespace: str) -> None:
+    with opened(namespace) as at:
+        at.service.set_policy(at.caller, NamespacePolicy(purposes=("access",)))
+    try:
+        for words in (["audit", "list"], ["audit", "verify"], ["keys", "reseal"], ["erasure", "0" * 32]):
+            assert "without a purpose" not in run(*words)[2]
+            assert "without a purpose" not in run(*words, "--purpose", "care")[2]
+        assert "without a purpose" in run("list")[2]
+        assert run("list", "--purpose", "access")[0] == 0
+    finally:
+        with opened(namespace) as at:
+            at.service.set_policy(at.caller, NamespacePolicy())
+
+
+def test_a_receipt_is_shown_before_it_is_written(
+    run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("enrol", photos)[0] == 0
+
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    status, out, err = run("delete", OTHER, "--yes", "--receipt", tmp_path / "receipt.json")
+    assert status == 1
+    assert json.loads(out)["receipt"]["id"]
+    assert "No space left" in err
+
+
 def test_without_keys_or_with_others_nothing_is_read(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     Keys.new().write(tmp_path / "other.json")
     monkeypatch.setenv(FILE_VARIABLE, str(tmp_path / "other.json"))
     status, _, err = run("show", ONE)
     assert status == 1
-    assert "does not open" in err
+    assert "does not open" in err or "did not sign" in err
     monkeypatch.delenv(FILE_VARIABLE)
     assert "omote gallery keys new" in run("list")[2]
     (tmp_path / "other.json").chmod(0o644)
@@ -180,15 +236,15 @@ def test_without_keys_or_with_others_nothing_is_read(run: Run, monkeypatch: pyte
     assert "chmod" in run("list")[2]
 
 
-def test_keys_are_rotated_without_losing_anybody(
-    run: Run, keys_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_keys_are_rotated_without_losing_anybody(run: Run, keys_file: Path) -> None:
     before = json.loads(run("list", "--json")[1])
     old = Keys.read(keys_file).current
-    assert run("keys", "rotate", keys_file, tmp_path / "new.json")[0] == 0
-    monkeypatch.setenv(FILE_VARIABLE, str(tmp_path / "new.json"))
+    status, out, _ = run("keys", "rotate", keys_file)
+    assert status == 0
+    assert "omote gallery keys reseal" in out
     assert "2 pieces sealed anew" in run("keys", "reseal")[1]
-    assert run("keys", "drop", tmp_path / "new.json", old, tmp_path / "only.json")[0] == 0
-    monkeypatch.setenv(FILE_VARIABLE, str(tmp_path / "only.json"))
+    assert "0 pieces sealed anew" in run("keys", "reseal")[1]
+    assert run("keys", "drop", keys_file, old, "--yes")[0] == 0
+    assert keys_file.stat().st_mode & 0o777 == 0o600
     assert json.loads(run("list", "--json")[1]) == before
     assert run("show", ONE)[0] == 0

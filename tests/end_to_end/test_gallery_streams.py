@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -18,9 +18,9 @@ from pipeline.edges.galleries import Galleries
 from pipeline.gallery.faces import Faces
 from pipeline.gallery.keys import FILE_VARIABLE, Keys, KeysError
 from pipeline.gallery.service import GalleryService
-from pipeline.gallery.subjects import Caller
+from pipeline.gallery.subjects import Caller, Limits, NamespacePolicy
 from pipeline.graph import Graph, load
-from pipeline.packets import BareFace, FeltFace, Pixels
+from pipeline.packets import BareFace, Chunk, FeltFace, Identity, Pixels
 from pipeline.runners.local import run_local
 from pipeline.testing import MemorySource, raw_chunks
 from pipeline.walk import Journey, Walk
@@ -132,6 +132,111 @@ def test_whoever_comes_and_goes_while_a_stream_runs_is_known_and_forgotten_withi
         service.erase(OPERATOR, KNOWN)
         eventually(lambda: best() == "", 1)
         assert time.monotonic() - began < 5
+
+
+SCENE = 12  # frames
+
+
+def scenes(graph: Graph, people: Cast, *between: Callable[[], object]) -> list[list[Identity]]:
+    """A stream that shows somebody all the time: who it is, in the embedded faces of each scene.
+
+    The frames of a scene are read once what comes before it is done and every matcher knows of it.
+    """
+    often = graph.stages["track"].model_copy(update={"args": {"first_shots": 1000, "shot_every_s": 0.1}})
+    hasty = replace(graph, stages={**graph.stages, "track": often}, sinks={})
+    pictures = [shown(people.faces[KNOWN][1])] * SCENE * (len(between) + 1)
+
+    def chunks() -> Iterator[Chunk]:
+        for number, chunk in enumerate(raw_chunks(pictures, stream=KNOWN, units=SCENE)):
+            if number:
+                between[number - 1]()
+            yield chunk
+
+    found: list[list[Identity]] = []
+
+    def arrived(journey: Journey, walk: Walk) -> None:
+        del walk
+        faces = [packet for packet in journey.out["emotion"] if isinstance(packet, FeltFace)]
+        found.append([face.identity for face in faces if face.embedding is not None])
+
+    run_local(hasty, MemorySource(chunks()), threads=0, on_journey=arrived)
+    assert all(found)
+    return [said for said in found if said]
+
+
+def known_by_all(service: GalleryService, change: Callable[[], object]) -> Callable[[], None]:
+    """``change``, and the moment until every matcher has seen it."""
+
+    def act() -> None:
+        change()
+        version, tracks = service.desk.store.version(), service.desk.tracks
+        eventually(lambda: all(each.version >= version for each in tracks.matchers(time.time(), 5)), 1)
+
+    return act
+
+
+def names(scene: list[Identity]) -> set[str]:
+    return {said.subject_id for said in scene}
+
+
+def test_who_is_renamed_or_erased_while_a_stream_shows_them_is_called_so_no_more(
+    gallery: tuple[GalleryService, Graph], people: Cast
+) -> None:
+    service, graph = gallery
+    enrol(service, people, KNOWN)
+    before, renamed, erased = scenes(
+        graph,
+        people,
+        known_by_all(service, lambda: service.rename(OPERATOR, KNOWN, "the president")),
+        known_by_all(service, lambda: service.erase(OPERATOR, "the president")),
+    )
+    assert before[-1].subject_id == KNOWN
+    assert names(renamed) == {"", "the president"}
+    assert renamed[-1].subject_id == "the president"
+    assert names(erased) == {""}
+
+
+def test_who_is_not_to_be_found_any_more_for_the_purpose_of_the_graph_is_not_named_by_it(
+    gallery: tuple[GalleryService, Graph], people: Cast
+) -> None:
+    service, graph = gallery
+    enrol(service, people, KNOWN)
+
+    def only_for(*purposes: str) -> Callable[[], None]:
+        return known_by_all(service, lambda: service.change_subject(OPERATOR, KNOWN, purposes=purposes))
+
+    first, other, again, withdrawn = scenes(
+        graph,
+        people,
+        only_for("research"),
+        only_for("research", graph.policy.purpose),
+        known_by_all(service, lambda: service.change_subject(OPERATOR, KNOWN, consent="withdrawn")),
+    )
+    assert first[-1].subject_id == KNOWN
+    assert names(other) == {""}
+    assert again[-1].subject_id == KNOWN
+    assert names(withdrawn) == {""}
+
+
+def test_limits_that_the_gallery_sets_hold_in_the_stream_that_runs(
+    gallery: tuple[GalleryService, Graph], people: Cast
+) -> None:
+    service, graph = gallery
+    enrol(service, people, KNOWN)
+
+    def held_against(limits: Limits) -> Callable[[], None]:
+        def act() -> None:
+            service.set_policy(OPERATOR, NamespacePolicy(limits=limits))
+            time.sleep(1.2)  # a matcher asks at least once a second
+
+        return act
+
+    first, strict, mild = scenes(
+        graph, people, held_against(Limits(threshold=0.95)), held_against(Limits(threshold=0.45))
+    )
+    assert (first[-1].decision, first[-1].threshold) == ("known", 0.40)
+    assert {(said.decision, said.threshold) for said in strict} == {("unknown", 0.95)}
+    assert {(said.decision, said.threshold) for said in mild} == {("known", 0.45)}
 
 
 def test_a_graph_without_keys_says_what_to_do(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

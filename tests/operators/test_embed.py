@@ -9,7 +9,8 @@ import pytest
 from operators.detect import Detect
 from operators.embed import Embed
 from pipeline.compute import Compute
-from pipeline.gallery import MemoryGallery, Template
+from pipeline.errors import GraphError
+from pipeline.gallery import Candidates, Limits, MemoryGallery, Template
 from pipeline.packets import BareFace, Pixels
 from pipeline.policy import Policy
 from pipeline.testing import make_frame, make_grown, noise
@@ -96,6 +97,25 @@ def test_the_gallery_is_asked_and_named(embed: Embed, crops: list[Pixels]) -> No
         assert best.subject_id == "me"
         assert best.score == pytest.approx(float(face.embedding.vector @ me), abs=1e-5)
         assert (face.embedding.gallery, face.embedding.gallery_version) == ("main", 2)
+
+
+def test_vectors_say_which_net_made_them_and_meet_no_others(crops: list[Pixels]) -> None:
+    (face, *_) = Embed(CPU, ALLOWED)(faces(crops))
+    assert face.embedding is not None
+    assert face.embedding.model == Embed.model == "mobilefacenet"
+    with pytest.raises(GraphError, match="'arcface', faces become 'mobilefacenet'"):
+        Embed(CPU, ALLOWED, MemoryGallery(model="arcface"))
+
+
+def test_what_the_gallery_says_of_the_lost_and_of_limits_is_passed_on(
+    crops: list[Pixels], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery, limits = MemoryGallery(), Limits(threshold=0.5)
+    answer = Candidates((), "main", 7, lost=5, limits=limits)
+    monkeypatch.setattr(gallery, "match", lambda vectors, masked: [answer] * len(vectors))
+    (face, *_) = Embed(CPU, ALLOWED, gallery)(faces(crops))
+    assert face.embedding is not None
+    assert (face.embedding.gallery_version, face.embedding.lost, face.embedding.limits) == (7, 5, limits)
 
 
 def test_without_a_gallery_there_are_no_candidates(embed: Embed, crops: list[Pixels]) -> None:

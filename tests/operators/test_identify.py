@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from operators.identify import Evidence, Identify
-from pipeline.gallery import MemoryGallery, Template
-from pipeline.packets import EmbeddedFace, Embedding, Floats, IdentifiedFace, Quality
+from pipeline.gallery import Limits, MemoryGallery, Template
+from pipeline.packets import Candidate, EmbeddedFace, Embedding, Floats, IdentifiedFace, Quality
 from pipeline.policy import Policy
+from pipeline.state_codec import decode, encode
 from pipeline.testing import make_grown
 
 ALLOWED = Policy(purpose="research", identification=True)
@@ -241,6 +242,95 @@ def test_a_match_that_was_in_doubt_for_a_while_is_not_told_twice() -> None:
     assert "unknown" in decisions(found)
     assert decisions(found)[-1] == "known"
     assert [f.seq for f in found if f.first_match] == [1]
+
+
+# Who is erased
+
+
+def asked(
+    seq: int, version: int, lost: int = 0, mask: float = 0.0, gallery: str = "main", **found: float
+) -> EmbeddedFace:
+    """A face that is like ``found``, as a gallery of this version says whose ``found`` are."""
+    best = tuple(Candidate(who, score) for who, score in sorted(found.items(), key=lambda item: -item[1]))
+    shot = Embedding(vector(ann=0.7), best, gallery, version, lost=lost)
+    return make_grown(EmbeddedFace, seq, mask_probability=mask, embedding=shot, track_id="camera:0:1")
+
+
+def test_whoever_is_erased_is_named_no_more_from_the_next_embedded_face_on() -> None:
+    before = [asked(n, 3, ann=0.7, bob=0.1) for n in range(100)]
+    after = [face(100), *(asked(n, 4, 4, bob=0.1) for n in range(101, 104))]
+    found = identified([*before, *after])
+    assert found[99].identity.subject_id == "ann"
+    assert [f.identity.subject_id for f in found[101:]] == [""] * 3
+    assert decisions(found)[101:] == ["not_evaluated", "unknown", "unknown"]
+    assert not any(f.first_match for f in found[100:])
+
+
+def test_a_state_holds_no_trace_of_who_is_erased() -> None:
+    identify = Identify(ALLOWED)
+    seen = [asked(0, 3, ann=0.7), asked(1, 3, ann=0.7), asked(2, 3, mask=0.9, ann=0.5)]
+    state, _ = identify(identify.start("camera"), seen)
+    assert "ann" in str(state)
+    state, _ = identify(state, [asked(3, 4, 4, mask=0.9, bob=0.1)])
+    assert "ann" not in str(state)
+    assert str(decode(encode({"identify": state}))["identify"]) == str(state)
+
+
+def test_who_was_told_of_once_and_is_unknown_by_now_leaves_no_trace_either() -> None:
+    identify = Identify(ALLOWED)
+    seen = [asked(0, 3, ann=0.7), asked(1, 3, ann=0.7), *(asked(n, 3, ann=-0.5) for n in range(2, 9))]
+    state, found = identify(identify.start("camera"), seen)
+    assert decisions(list(found))[-1] == "unknown"
+    state, (last,) = identify(state, [asked(9, 4, 4, bob=0.1)])
+    assert (last.identity.decision, last.first_match) == ("unknown", False)
+    assert "ann" not in str(state)
+
+
+def test_who_has_a_new_name_is_found_under_it_after_as_many_faces_as_anybody() -> None:
+    before = [asked(n, 3, ann=0.7) for n in range(50)]
+    found = identified([*before, *(asked(n, 4, 4, anna=0.7) for n in range(50, 53))])
+    assert [f.identity.subject_id for f in found[49:]] == ["ann", "", "anna", "anna"]
+    assert [f.seq for f in found if f.first_match] == [1, 51]
+
+
+def test_somebody_else_who_is_erased_changes_nothing_but_the_runner_up() -> None:
+    before = [asked(n, 3, ann=0.7, bob=0.3) for n in range(3)]
+    *_, last = identified([*before, asked(3, 4, 4, ann=0.7)])
+    assert (last.identity.decision, last.identity.subject_id, last.identity.votes) == ("known", "ann", 4)
+    assert last.identity.runner_up_score == 0
+
+
+def test_who_is_not_among_the_best_of_one_face_is_not_lost_while_nobody_is() -> None:
+    bare = [asked(n, 3, ann=0.7) for n in range(3)]
+    masked = [asked(n, 3 + n, lost=3, mask=0.9, bob=0.2) for n in range(3, 30)]
+    assert {f.identity.subject_id for f in identified([*bare, *masked])[1:]} == {"ann"}
+
+
+def test_who_was_named_since_somebody_was_lost_is_there() -> None:
+    seen = [asked(0, 3, ann=0.7), asked(1, 3, ann=0.7), asked(2, 4, 4, ann=0.7), asked(3, 4, 4, bob=0.2)]
+    assert [f.identity.subject_id for f in identified(seen)] == ["", "ann", "ann", "ann"]
+
+
+@pytest.mark.parametrize("other", [{"version": 1}, {"version": 3, "gallery": "other"}], ids=["wiped", "another"])
+def test_in_another_gallery_nobody_is_known_from_before(other: dict[str, object]) -> None:
+    found = identified([asked(0, 3, ann=0.7), asked(1, 3, ann=0.7), asked(2, bob=0.1, **other)])
+    assert [f.identity.subject_id for f in found] == ["", "ann", ""]
+
+
+# The limits of a gallery
+
+
+def test_the_limits_of_the_gallery_count_more_than_the_arguments() -> None:
+    def limited(n: int, limits: Limits | None, mask: float = 0.0) -> EmbeddedFace:
+        shot = Embedding(vector(ann=0.45), (Candidate("ann", 0.45), Candidate("bob", 0.3)), "main", 3, limits=limits)
+        return make_grown(EmbeddedFace, n, mask_probability=mask, embedding=shot)
+
+    strict, wide = Limits(threshold=0.5, masked_threshold=0.47), Limits(margin=0.2)
+    found = identified([limited(n, limits) for n, limits in enumerate([None, None, strict, wide, None])])
+    assert decisions(found)[1:] == ["known", "unknown", "ambiguous", "known"]
+    assert [f.identity.threshold for f in found[1:]] == [0.40, 0.5, 0.40, 0.40]
+    *_, masked = identified([limited(n, strict, mask=0.9) for n in range(2)])
+    assert (masked.identity.decision, masked.identity.threshold) == ("unknown", 0.47)
 
 
 # Promises of every keyed operator

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.edges.named_gallery import NamedGallery
 from pipeline.errors import SinkError, SourceError
 from pipeline.gallery import MemoryGallery, Template
 from pipeline.packets import Floats
@@ -189,3 +190,14 @@ def test_a_gallery_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> Non
         filled()[0].save(tmp_path / "file" / "people.npz")
     with pytest.raises(SinkError, match="cannot write the gallery /dev/full: No space left on device"):
         filled()[0].save("/dev/full")
+
+
+def test_a_gallery_in_memory_loses_nobody_and_sets_no_limits() -> None:
+    gallery, templates = filled()
+    (answer,) = gallery.match(templates[0].vector[None], [False])
+    assert (answer.lost, answer.limits) == (0, None)
+
+
+def test_a_named_gallery_holds_the_vectors_of_the_net_that_it_is_told() -> None:
+    assert NamedGallery().model == MemoryGallery().model == Template("ann", vectors(1)[0], 1.0).model
+    assert NamedGallery(model="another").model == "another"

@@ -137,9 +137,9 @@ def closing() -> Iterator[ThreadPoolExecutor]:
 def open_gallery(redis_url: str, closing: ThreadPoolExecutor) -> Iterator[Callable[..., GalleryService]]:
     """``open_gallery()`` opens a new namespace; ``open_gallery(faces, url)`` with other faces, or elsewhere."""
     opened: list[GalleryService] = []
-    keys = Keys.new()
+    own = Keys.new()
 
-    def make(faces: Any = None, url: str = redis_url, namespace: str = "") -> GalleryService:
+    def make(faces: Any = None, url: str = redis_url, namespace: str = "", keys: Keys = own) -> GalleryService:
         address, name = SecretStr(url), namespace or f"t{uuid4().hex[:10]}"
         store = GalleryStore(address, keys, name)
         matcher = Matcher(RedisFeed(GalleryStore(address, keys, name)), name)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -114,8 +116,15 @@ def until(settings: KafkaSettings, streams: Sequence[str], frames: Sequence[int]
         counts, dead = [len(found[stream]) for stream in streams], len(letters(settings)) if deaths else 0
         if all(a >= b for a, b in zip(counts, frames, strict=True)) and dead >= deaths:
             return found
-        assert time.monotonic() < deadline, f"{counts} frames and {dead} dead letters came out"
+        assert time.monotonic() < deadline, f"{counts} frames and {dead} dead letters came out\n{stacks()}"
         time.sleep(0.1)
+
+
+def stacks() -> str:
+    """What every thread does: whoever waits for ever is among them."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    frames = sys._current_frames().items()
+    return "\n".join(f"{names.get(n)}:\n{''.join(traceback.format_stack(frame)[-6:])}" for n, frame in frames)
 
 
 def outcome(settings: KafkaSettings, streams: Sequence[str]) -> tuple[Records, States, list[Message]]:

@@ -17,6 +17,7 @@ from pipeline.serving.gallery.access import EXTENSION, Access
 from pipeline.serving.gallery.asking import GalleryRoute, Serving, Threads, opens
 from pipeline.serving.gallery.compreface import collection
 from pipeline.serving.gallery.compreface_faces import recognition
+from pipeline.serving.gallery.pulse import Pulse
 from pipeline.serving.gallery.settings import GallerySettings
 from pipeline.serving.gallery.v2_faces import faces
 from pipeline.serving.gallery.v2_subjects import subjects
@@ -79,19 +80,20 @@ def gallery_api(
         settings: How much it takes on at once.
     """
     given = settings or GallerySettings()
-    threads = Threads(given)
+    threads, pulse = Threads(given), Pulse(access.keys.answer)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         del app
         yield
         threads.close()
+        pulse.close()
 
     app = GalleryApi(
         title="omote gallery",
         summary="Who is known: enrol, find, prove, forget.",
         description="Scores under `/api/v2` are cosines. Errors there are problems of RFC 9457; under `/api/v1` they "
-        "are CompreFace's. Every question is logged with who asked and why.",
+        "are CompreFace's. Every question that is let in is logged, with who asked and why.",
         version="2.0.0",
         openapi_tags=[{"name": name, "description": text} for name, text in TAGS.items()],
         generate_unique_id_function=lambda route: route.name,
@@ -101,7 +103,7 @@ def gallery_api(
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.serving = Serving(service_for, access, given, threads)
+    app.state.serving = Serving(service_for, access, given, threads, pulse)
     for router in (collection, recognition):
         app.include_router(router, prefix="/api/v1")
     for router in (faces, subjects, trust):

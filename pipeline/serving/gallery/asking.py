@@ -18,6 +18,7 @@ from pipeline.gallery.service import GalleryService
 from pipeline.gallery.subjects import Caller, Role
 from pipeline.serving.gallery.access import EXTENSION, Access, Rule
 from pipeline.serving.gallery.bodies import limited
+from pipeline.serving.gallery.pulse import Pulse
 from pipeline.serving.gallery.settings import GallerySettings
 
 Answer = TypeVar("Answer")
@@ -33,27 +34,38 @@ class Threads:
     pictures: ThreadPoolExecutor = field(init=False)
     light: ThreadPoolExecutor = field(init=False)
     waiting: int = 0
+    held_bytes: int = 0
 
     def __post_init__(self) -> None:
         self.pictures = ThreadPoolExecutor(self.settings.picture_threads, "gallery-picture")
         self.light = ThreadPoolExecutor(self.settings.light_threads, "gallery-light")
 
     @contextmanager
-    def place(self, rule: Rule) -> Iterator[None]:
-        """A place among those who wait with a picture.
+    def place(self, rule: Rule) -> Iterator[Callable[[int], None]]:
+        """A place among those who wait with a picture; gives what is to be told of each part of the body that came.
 
         Raises:
-            HTTPException: There is none left.
+            HTTPException: There is none left, or the bodies of all together are too long.
         """
-        taken = int(rule.body == "upload")
+        taken, held = int(rule.body == "upload"), 0
+
+        def hold(size: int) -> None:
+            nonlocal held
+            if self.held_bytes + size > self.settings.in_flight_bytes:
+                message = "the API holds as many pictures as it can; ask again in a moment"
+                raise HTTPException(503, message, {"Retry-After": str(BUSY_S)})
+            held += size
+            self.held_bytes += size
+
         if taken and self.waiting >= self.settings.most_waiting:
             message = f"{self.waiting} requests with pictures wait already; ask again in a moment"
             raise HTTPException(503, message, {"Retry-After": str(BUSY_S)})
         self.waiting += taken
         try:
-            yield
+            yield hold
         finally:
             self.waiting -= taken
+            self.held_bytes -= held
 
     def close(self) -> None:
         """Begin nothing new; what runs ends by itself."""
@@ -69,6 +81,7 @@ class Serving:
     access: Access
     settings: GallerySettings
     threads: Threads
+    pulse: Pulse
 
     @classmethod
     def of(cls, request: Request) -> Serving:
@@ -119,8 +132,8 @@ class GalleryRoute(APIRoute):
             request.state.asked = Asked(serving, key, caller)
             settings = serving.settings
             most = settings.upload_bytes if rule.body == "upload" else settings.body_bytes
-            with serving.threads.place(rule):
-                return await handle(Request(request.scope, limited(request.receive, most, settings.body_s)))
+            with serving.threads.place(rule) as hold:
+                return await handle(Request(request.scope, limited(request.receive, most, settings.body_s, hold)))
 
         return guarded
 

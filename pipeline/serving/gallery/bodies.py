@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -88,8 +89,11 @@ class Parts:
         self._ended = True
 
 
-def limited(receive: Receive, most_bytes: int, within_s: float) -> Receive:
-    """``receive`` as long as the body is neither too long nor too slow, however it is sent."""
+def limited(receive: Receive, most_bytes: int, within_s: float, hold: Callable[[int], None]) -> Receive:
+    """``receive`` as long as the body is neither too long nor too slow, however it is sent.
+
+    ``hold`` is told of each part how many bytes it has, and may raise.
+    """
     left, until = most_bytes, asyncio.get_running_loop().time() + within_s
 
     async def receive_some() -> Message:
@@ -100,10 +104,12 @@ def limited(receive: Receive, most_bytes: int, within_s: float) -> Receive:
         except TimeoutError:
             text = f"the body did not arrive within {within_s:g} s"
             raise HTTPException(408, text) from None
-        left -= len(message.get("body", b""))
+        size = len(message.get("body", b""))
+        left -= size
         if left < 0:
             text = f"the body is longer than {most_bytes} bytes"
             raise HTTPException(413, text)
+        hold(size)
         return message
 
     return receive_some

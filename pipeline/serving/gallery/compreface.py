@@ -14,13 +14,13 @@ from pipeline.gallery.desk import READING, WRITING
 from pipeline.gallery.errors import DuplicateError, UnknownError
 from pipeline.gallery.protocol import Template
 from pipeline.gallery.service import GalleryService
-from pipeline.gallery.subjects import Caller, Subject
+from pipeline.gallery.subjects import Caller, Subject, SubjectName
 from pipeline.gallery.uploads import picture
 from pipeline.serving.gallery.access import Rule
 from pipeline.serving.gallery.asking import Asking, opens
 from pipeline.serving.gallery.bodies import declared, files, jpeg
 from pipeline.serving.gallery.compreface_shapes import CompreFaceRoute, Refusal
-from pipeline.serving.gallery.names import FacePath, SubjectName, SubjectPath, Text
+from pipeline.serving.gallery.names import FacePath, SubjectPath, Text
 
 PART = 1000
 REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
@@ -158,13 +158,13 @@ async def list_faces_v1(
     subject: Annotated[Text, Query(description="Only those of this subject.")] = "",
 ) -> Examples:
     """A page of the enrolled faces."""
-    found = await asked.quickly(lambda gallery, caller: _examples(gallery, caller, subject))
+    found = await asked.quickly(lambda gallery, caller: gallery.faces(caller, subject, skip=page * size, limit=size))
     return Examples(
-        faces=found[page * size : (page + 1) * size],
+        faces=[Example.of(template) for template in found.templates],
         page_number=page,
         page_size=size,
-        total_pages=-(-len(found) // size),
-        total_elements=len(found),
+        total_pages=-(-found.total // size),
+        total_elements=found.total,
     )
 
 
@@ -235,13 +235,3 @@ def _names(gallery: GalleryService, caller: Caller) -> Iterator[str]:
     while page:
         yield from (subject.id for subject in page)
         page = gallery.subjects(caller, after=page[-1].id, limit=PART)
-
-
-def _examples(gallery: GalleryService, caller: Caller, subject: str) -> list[Example]:
-    """Every enrolled face of a subject, or of all; negative anchors are none."""
-    found: list[Template] = []
-    page = gallery.templates(caller, subject, limit=PART)
-    while page:
-        found += page
-        page = gallery.templates(caller, subject, after=page[-1].id, limit=PART)
-    return [Example.of(template) for template in found if not template.negative]

@@ -151,11 +151,7 @@ async def detect_v1(request: Request, asked: Asking, options: Given) -> FacesAns
 
     def detect(gallery: GalleryService, caller: Caller) -> FacesAnswer:
         began, image, least = time.perf_counter(), picture(data), options.det_prob_threshold
-        if "calculator" in options.plugins:
-            found = gallery.search(caller, image, least_score=least, vectors=True)
-            pairs = [(one.face, one.vector) for one in found if one.face]
-        else:
-            pairs = [(view, None) for view in gallery.detect(caller, image, least_score=least)]
+        pairs = gallery.embed(caller, image, least_score=least)
         took_ms = 1000 * (time.perf_counter() - began)
         told = [face(view, options, took_ms, vector) for view, vector in pairs[: options.limit or None]]
         return _some(told, versions(options, gallery.desk.faces.model))
@@ -228,12 +224,11 @@ async def verify_vectors_v1(image_id: FacePath, given: Embeddings, asked: Asking
 @recognition.post("/verification/embeddings/verify", openapi_extra=opens(READING, "verification", VECTORS))
 async def compare_vectors_v1(given: SourceAndTargets, asked: Asking) -> VectorLikenesses:
     """How much these vectors are like the first one."""
-    source, targets = array([given.source]), array(given.targets)
+    source, targets = array([given.source])[0], array(given.targets)
 
     def compare(gallery: GalleryService, caller: Caller) -> list[float]:
-        limit = gallery.desk.admit(caller, "compare").limits.threshold
-        cosines = (gallery.checked(targets, "") @ gallery.checked(source, "")[0]).tolist()
-        gallery.desk.note(caller, "compare", count=len(cosines))
+        cosines = gallery.compare_vectors(caller, source, targets)
+        limit = gallery.desk.store.policy().limits.threshold
         return [similarity(cosine, limit, accepted=cosine >= limit) for cosine in cosines]
 
     pairs = zip(given.targets, await asked.quickly(compare), strict=True)

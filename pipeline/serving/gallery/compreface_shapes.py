@@ -17,6 +17,7 @@ from pipeline.gallery.errors import (
     AwayError,
     DuplicateError,
     ForbiddenError,
+    GalleryError,
     InvalidError,
     PictureError,
     RefusedError,
@@ -52,6 +53,7 @@ REFUSALS: Final[Mapping[type[Exception], tuple[int, int]]] = {
     ForbiddenError: (403, UNDEFINED),
     RefusedError: (409, 27),
     AwayError: (503, 41),
+    GalleryError: (503, 41),
     RequestValidationError: (400, 26),
 }
 REFUSED: Final[tuple[type[Exception], ...]] = (HTTPException, *REFUSALS)

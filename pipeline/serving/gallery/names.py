@@ -7,14 +7,7 @@ from typing import Annotated
 from fastapi import Path
 from pydantic import AfterValidator, Field
 
-from pipeline.gallery.subjects import Name
-
-
-def _is_no_path(name: str) -> str:
-    if set(name) & {"/", "\\", "\N{REPLACEMENT CHARACTER}"}:
-        message = "a name stands in addresses: it holds no slash, no backslash, and nothing that is no UTF-8"
-        raise ValueError(message)
-    return name
+from pipeline.gallery.subjects import SubjectName
 
 
 def _is_printable(text: str) -> str:
@@ -24,7 +17,6 @@ def _is_printable(text: str) -> str:
     return text
 
 
-SubjectName = Annotated[Name, AfterValidator(_is_no_path)]
 SubjectPath = Annotated[SubjectName, Path(description="Name of the subject.", examples=["ada.lovelace"])]
 Text = Annotated[str, Field(max_length=256), AfterValidator(_is_printable)]
 FacePath = Annotated[

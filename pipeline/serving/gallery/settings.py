@@ -36,6 +36,7 @@ class GallerySettings(BaseModel):
         picture_threads: How many requests work on pictures at once.
         light_threads: How many others do.
         most_waiting: How many requests with pictures may wait; more are asked to come again.
+        in_flight_bytes: How much of the bodies of all requests may be held at once; more are asked to come again.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,13 +52,14 @@ class GallerySettings(BaseModel):
     picture_threads: Annotated[int, Field(ge=1)] = 2
     light_threads: Annotated[int, Field(ge=1)] = 32
     most_waiting: Annotated[int, Field(ge=1)] = 256
+    in_flight_bytes: Annotated[int, Field(ge=1024)] = 128 * MEBIBYTE
 
     @model_validator(mode="after")
     def _is_private(self) -> GallerySettings:
         if (self.certificate is None) != (self.private_key is None):
             message = "TLS takes a certificate and its private key; give both or none"
             raise ValueError(message)
-        if not (self.certificate or self.behind_tls or _is_loopback(self.host)):
+        if not (self.certificate or self.behind_tls or is_loopback(self.host)):
             message = (
                 f"faces and API keys may not travel in the clear, so the API does not listen at {self.host!r} without "
                 f"TLS; set {VARIABLES['certificate']} and {VARIABLES['private_key']}, or {VARIABLES['behind_tls']}=1 "
@@ -86,7 +88,8 @@ class GallerySettings(BaseModel):
             raise PipelineError(message) from None
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether nobody but this machine reaches ``host``."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

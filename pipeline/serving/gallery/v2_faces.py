@@ -44,7 +44,7 @@ NO_KEY = Kind(
 ALWAYS = (
     *(NO_KEY, problems.FORBIDDEN, problems.GALLERY_FORBIDDEN, problems.TOO_SLOW, problems.TOO_LARGE),
     *(problems.INVALID_REQUEST, problems.GALLERY_INVALID, problems.TOO_MANY, problems.UNEXPECTED),
-    *(problems.GALLERY_AWAY, problems.NO_JSON),
+    *(problems.GALLERY_AWAY, problems.GALLERY_SHUT, problems.NO_JSON),
 )
 PICTURE = problems.declared(problems.INVALID_REQUEST, problems.GALLERY_INVALID, problems.GALLERY_PICTURE)
 NO_KIND = problems.declared(problems.NO_KIND)

@@ -78,7 +78,11 @@ async def list_subjects(asked: Asking, after: After = "", limit: Limit = 100) ->
 
 
 @subjects.post(
-    "/subjects/merge", tags=["subjects"], summary="Make one of two", responses=UNKNOWN, openapi_extra=opens(WRITING)
+    "/subjects/merge",
+    tags=["subjects"],
+    summary="Make one of two",
+    responses={**UNKNOWN, **DUPLICATE},
+    openapi_extra=opens(WRITING),
 )
 async def merge_subjects(given: SubjectsGiven, asked: Asking) -> Moved:
     """``source`` is the same person as ``into``, who gets its faces; ``source`` is gone."""
@@ -103,13 +107,8 @@ async def get_subject(subject: SubjectPath, asked: Asking) -> Subject:
 async def change_subject(subject: SubjectPath, given: SubjectChange, asked: Asking) -> Subject:
     """Change what is kept of them, or their name. Who withdraws their consent is not matched from now on."""
     said = given.model_dump(exclude_unset=True)
-    changes = {name: value for name, value in said.items() if name != "id" and (value is not None or name == "expires")}
-
-    def change(gallery: GalleryService, caller: Caller) -> Subject:
-        changed = gallery.change_subject(caller, subject, **changes)
-        return gallery.rename(caller, subject, given.id) if given.id not in {None, subject} else changed
-
-    return await asked.quickly(change)
+    changes = {name: value for name, value in said.items() if value is not None or name == "expires"}
+    return await asked.quickly(lambda gallery, caller: gallery.change_subject(caller, subject, **changes))
 
 
 @subjects.delete(
@@ -274,8 +273,10 @@ async def get_face(face: FacePath, asked: Asking) -> EnrolledFace:
     """What is kept of an enrolled face, but its vector and its photo."""
 
     def find(gallery: GalleryService, caller: Caller) -> Template:
-        gallery.desk.admit(caller, "read")
-        return gallery.desk.store.template(face)
+        with gallery.desk.asked(caller, "read") as said:
+            found = gallery.desk.store.template(face)
+            said.about = [found.subject_id]
+        return found
 
     return EnrolledFace.model_validate(await asked.quickly(find))
 

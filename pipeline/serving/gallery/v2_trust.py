@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -12,7 +11,6 @@ from starlette.exceptions import HTTPException
 from pipeline.edges.redis_api_keys import ApiKey
 from pipeline.gallery.calibration import Calibration, curve
 from pipeline.gallery.desk import AUDITING, READING, RULING
-from pipeline.gallery.errors import AwayError
 from pipeline.gallery.service import GalleryService
 from pipeline.gallery.subjects import Caller, NamespacePolicy
 from pipeline.serving import problems
@@ -124,7 +122,7 @@ async def reembed(model: ModelGiven, asked: Asking) -> ReembeddingView:
     return ReembeddingView.model_validate(await asked.slowly(lambda gallery, caller: gallery.reembed(caller, model)))
 
 
-@trust.delete("/reembed", tags=["trust"], summary="Forget an old net", openapi_extra=opens(RULING))
+@trust.delete("/reembed", tags=["trust"], summary="Forget an old net", responses=REFUSED, openapi_extra=opens(RULING))
 async def drop_model(model: ModelGiven, asked: Asking) -> Dropped:
     """Forget the templates of a net that nobody matches with any more."""
     return Dropped(dropped=await asked.slowly(lambda gallery, caller: gallery.drop_model(caller, model)))
@@ -136,9 +134,9 @@ async def make_key(given: KeyGiven, asked: Asking) -> KeyMade:
     keys, told = asked.serving.access.keys, dict(given)
 
     def make(gallery: GalleryService, caller: Caller) -> KeyMade:
-        gallery.desk.admit(caller, "policy")
-        secret, key = keys.new(**told, namespace=asked.key.namespace)
-        gallery.desk.note(caller, "policy", what="key made", key=key.id, role_given=key.role)
+        with gallery.desk.asked(caller, "policy") as said:
+            secret, key = keys.new(**told, namespace=asked.key.namespace)
+            said.details = {"what": "key made", "key": key.id, "role_given": key.role}
         return KeyMade(secret=secret, key=key)
 
     return await asked.quickly(make)
@@ -148,7 +146,14 @@ async def make_key(given: KeyGiven, asked: Asking) -> KeyMade:
 async def list_keys(asked: Asking) -> KeyList:
     """The keys of the namespace, without their secrets."""
     keys = asked.serving.access.keys
-    return KeyList(keys=await asked.quickly(lambda gallery, caller: keys.list(asked.key.namespace)))
+
+    def find(gallery: GalleryService, caller: Caller) -> KeyList:
+        with gallery.desk.asked(caller, "read policy") as said:
+            found = keys.list(asked.key.namespace)
+            said.count, said.details = len(found), {"what": "keys"}
+        return KeyList(keys=found)
+
+    return await asked.quickly(find)
 
 
 @trust.delete(
@@ -159,9 +164,9 @@ async def revoke_key(number: KeyPath, asked: Asking) -> ApiKey:
     keys = asked.serving.access.keys
 
     def revoke(gallery: GalleryService, caller: Caller) -> ApiKey:
-        gallery.desk.admit(caller, "policy")
-        key = keys.revoke(number, asked.key.namespace)
-        gallery.desk.note(caller, "policy", what="key revoked", key=key.id)
+        with gallery.desk.asked(caller, "policy") as said:
+            key = keys.revoke(number, asked.key.namespace)
+            said.details = {"what": "key revoked", "key": key.id}
         return key
 
     return await asked.quickly(revoke)
@@ -198,9 +203,4 @@ async def live() -> Health:
 @public.get("/health/ready", tags=["health"], summary="Does the API work?")
 async def ready(request: Request) -> Health:
     """Whether it answers requests. It does so without Redis, too: known keys are let in, and matching goes on."""
-    serving = Serving.of(request)
-    try:
-        await asyncio.get_running_loop().run_in_executor(serving.threads.light, serving.access.keys.answer)
-    except AwayError:
-        return Health(status="ready", redis="away")
-    return Health(status="ready", redis="here")
+    return Health(status="ready", redis="here" if await Serving.of(request).pulse.beats() else "away")

@@ -16,9 +16,9 @@ from pipeline.gallery.answers import FaceView, Found
 from pipeline.gallery.clusters import Cluster
 from pipeline.gallery.protocol import Template
 from pipeline.gallery.receipts import SignedReceipt
-from pipeline.gallery.subjects import Consent, Metadata, Name, Role, Sighting, Subject
+from pipeline.gallery.subjects import Consent, Metadata, Name, Role, Sighting, Subject, SubjectName
 from pipeline.packets import Decision, Floats
-from pipeline.serving.gallery.names import SubjectName, Text
+from pipeline.serving.gallery.names import Text
 
 After = Annotated[Text, Query(description="Only what comes after this one: `next` of the page before.")]
 Limit = Annotated[int, Query(ge=1, le=1000, description="Most to give.")]

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from pipeline.edges.redis_gallery import RedisFeed
 from pipeline.edges.redis_store import GalleryStore
-from pipeline.gallery.errors import AwayError, DuplicateError, InvalidError, UnknownError
+from pipeline.gallery.errors import AwayError, DuplicateError, InvalidError, RefusedError, UnknownError
 from pipeline.gallery.keys import Keys
 from pipeline.gallery.matcher import Matcher
 from pipeline.gallery.protocol import Template
@@ -129,9 +129,11 @@ def test_a_change_that_may_not_be_changes_nothing(store: GalleryStore, redis_url
     with pytest.raises(DuplicateError, match="'ada' already"):
         store.add_subject(Subject(id="ada"))
     with pytest.raises(UnknownError, match="no subject 'bob'"):
-        store.change_subject(Subject(id="bob"))
+        store.change("bob", lambda before: before)
     with pytest.raises(UnknownError, match="no subject 'bob'"):
-        store.move("bob", Subject(id="ada"), new=False)
+        store.merge("bob", "ada", lambda one, other: other)
+    with pytest.raises(RefusedError, match="forgotten meanwhile"):
+        store.enrol(Subject(id="bob"), templates("bob"), new=False)
     wrong = (np.full(512, np.nan, np.float32), np.zeros(512, np.float32), vectors(1)[0][:128])
     for vector in wrong:
         with pytest.raises(InvalidError, match="finite vector of 512"):
@@ -159,7 +161,7 @@ def test_a_matcher_sees_within_a_second_who_comes_changes_and_goes(store: Galler
     ada = enrolled(store, "ada")
     assert matcher.wait_for(store.version(), 1)
     assert best(matcher, ada[0].vector) == "ada"
-    store.move("ada", Subject(id="Ada King"), new=True)
+    store.change("ada", lambda before: before.model_copy(update={"id": "Ada King"}))
     assert matcher.wait_for(store.version(), 1)
     assert best(matcher, ada[0].vector) == "Ada King"
     removed = store.remove_templates("Ada King", [ada[0].id])
@@ -177,16 +179,16 @@ def test_nothing_of_a_removed_subject_is_left_in_redis(store: GalleryStore, redi
     assert (removed.vectors, removed.photos, removed.negatives) == (2, 2, 0)
     assert b"Lovelace" not in dump(redis_url, namespace)
     kept = {key.decode().split(":")[2] for key in store.link.client.scan_iter(f"omote:{{{namespace}}}:*")}
-    assert kept <= {"version", "log", "birth", "matchers"}
+    assert kept <= {"version", "log", "birth", "matchers", "step", "erasing"}
 
 
 def test_who_withdraws_or_whose_date_has_passed_is_not_matched(store: GalleryStore, matcher: Matcher) -> None:
     ada = enrolled(store, "ada")
-    version = store.change_subject(Subject(id="ada", consent="withdrawn"))
+    _, version = store.change("ada", lambda before: before.model_copy(update={"consent": "withdrawn"}))
     assert matcher.wait_for(version, 1)
     assert best(matcher, ada[0].vector) == ""
     soon = datetime.now(UTC) + timedelta(seconds=0.5)
-    version = store.change_subject(Subject(id="ada", expires=soon))
+    _, version = store.change("ada", lambda before: Subject(id="ada", expires=soon))
     assert matcher.wait_for(version, 1)
     assert best(matcher, ada[0].vector) == "ada"
     assert store.expired(soon.timestamp() - 1) == []
@@ -289,3 +291,38 @@ def test_subjects_come_in_pages(store: GalleryStore) -> None:
     first = store.subjects(limit=3)
     assert [subject.id for subject in first] == ["s0", "s1", "s2"]
     assert [subject.id for subject in store.subjects(first[-1].id, 100)] == ["s3", "s4", "s5", "s6"]
+
+
+def test_what_two_change_at_once_is_changed_by_both(open_store: Open) -> None:
+    enrolled(open_store(), "ada")
+
+    def withdraw() -> None:
+        with closing(open_store()) as mine:
+            mine.change("ada", lambda before: before.model_copy(update={"consent": "withdrawn"}))
+
+    def count(number: int) -> None:
+        with closing(open_store()) as mine:
+            mine.change("ada", lambda b: b.model_copy(update={"metadata": {**b.metadata, str(number): number}}))
+
+    threads = [threading.Thread(target=count, args=(n,)) for n in range(8)] + [threading.Thread(target=withdraw)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    ada = open_store().subject("ada")
+    assert (ada.consent, len(ada.metadata)) == ("withdrawn", 8)
+
+
+def test_a_step_that_comes_twice_is_done_once(store: GalleryStore) -> None:
+    step = store.step().only_if(0, "EXISTS", store.key("once")).write("SET", store.key("once"), 1).tell("put", "x")
+    assert (step.done(), step.done()) == (1, 1)
+    assert store.version() == 1
+
+
+def test_a_template_does_not_come_back_with_an_enrolment_that_was_on_its_way(store: GalleryStore) -> None:
+    ada = enrolled(store, "ada", 1)[0]
+    store.remove_subject("ada")
+    for more in ({"new": False}, {"beside": ada.id}):
+        with pytest.raises(RefusedError, match="forgotten meanwhile"):
+            store.enrol(Subject(id="ada"), templates("ada"), **more)  # type: ignore[arg-type]
+    assert store.count() == (0, 0)

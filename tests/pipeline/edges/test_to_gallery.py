@@ -18,7 +18,7 @@ from pipeline.edges.redis_store import GalleryStore
 from pipeline.edges.redis_tracks import TrackStore
 from pipeline.edges.to_gallery import GallerySink
 from pipeline.gallery.keys import FILE_VARIABLE, Keys
-from pipeline.gallery.subjects import NamespacePolicy
+from pipeline.gallery.subjects import NamespacePolicy, Subject
 from pipeline.packets import Embedding, FeltFace, Identity, Quality
 from pipeline.servers.redis_server import RedisServer
 from pipeline.testing import make_grown
@@ -35,6 +35,8 @@ def opened(mortal_redis: RedisServer, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("REDIS_URL", mortal_redis.url)
     namespace = f"t{uuid4().hex[:8]}"
     with closing(GalleryStore(SecretStr(mortal_redis.url), Keys.from_environment(), namespace)) as store:
+        for name in ("ada", "bob"):
+            store.add_subject(Subject(id=name))
         yield f"redis:{namespace}", TrackStore(store), store
 
 

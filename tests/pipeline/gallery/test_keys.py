@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import pickle
+import threading
 import time
 from pathlib import Path
 
@@ -210,3 +211,91 @@ def test_ten_thousand_vectors_open_in_well_under_a_second(keys: Keys) -> None:
     for blob in blobs:
         keys.open(blob, CONTEXT)
     assert time.perf_counter() - since < 0.5  # 0.04 s on a machine with nothing else to do
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys look after their file whenever they are used."""
+    monkeypatch.setattr("pipeline.gallery.keys.LOOK_S", 0.0)
+
+
+@pytest.mark.usefixtures("looks")
+def test_whoever_runs_with_a_file_follows_it_while_keys_are_rotated_and_dropped(file: Path) -> None:
+    running, old = Keys.read(file), Keys.read(file).current
+    before = running.seal(b"before", CONTEXT)
+    rotated = Keys.read(file).rotated()
+    rotated.replace(file)
+    assert running.open(rotated.seal(b"new", CONTEXT), CONTEXT) == b"new"
+    after = running.seal(b"after", CONTEXT)
+    assert running.key_of(after) == running.current == rotated.current
+    assert running.open(before, CONTEXT) == b"before"
+    rotated.without(old).replace(file)
+    assert running.seal(b"", CONTEXT)
+    assert running.key_ids == (rotated.current,)
+    with pytest.raises(KeysError, match="do not hold it"):
+        running.open(before, CONTEXT)
+
+
+def test_a_file_is_looked_at_once_a_second_at_most(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, looked = [1000.0], []
+    monkeypatch.setattr("pipeline.gallery.keys.time.monotonic", lambda: now[0])
+    running, strange = Keys.read(file), Keys.new().seal(b"", CONTEXT)
+    monkeypatch.setattr("pipeline.gallery.keys._seen", lambda status: looked.append(1))
+    monkeypatch.setattr(Keys, "_take", lambda self, path: None)
+    for now[0] in (1000.5, 1001.5, 1001.6, 1002.4, 1002.6):
+        running.seal(b"", CONTEXT)
+        with pytest.raises(KeysError):
+            running.open(strange, CONTEXT)
+    assert len(looked) == 2
+
+
+@pytest.mark.usefixtures("looks")
+@pytest.mark.parametrize("harm", ["gone", "open", "garbage", "another's"])
+def test_keys_stay_as_they_were_where_their_file_is_none_any_more(file: Path, harm: str) -> None:
+    running = Keys.read(file)
+    blob = running.seal(b"vector", CONTEXT)
+    if harm == "another's":
+        Keys.new().replace(file)
+    elif harm == "open":
+        running.rotated().replace(file)
+        file.chmod(0o644)
+    elif harm == "garbage":
+        file.write_text("{")
+    else:
+        file.unlink()
+    assert running.key_of(running.seal(b"", CONTEXT)) == running.key_of(blob)
+    assert running.open(blob, CONTEXT) == b"vector"
+
+
+@pytest.mark.usefixtures("looks")
+def test_threads_that_seal_while_keys_are_rotated_seal_what_opens(file: Path) -> None:
+    running = Keys.read(file)
+    over, blobs = threading.Event(), []
+
+    def seal() -> None:
+        while not over.is_set():
+            blobs.append(running.seal(b"vector", CONTEXT))
+
+    threads = [threading.Thread(target=seal) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(5):
+        Keys.read(file).rotated().replace(file)
+        time.sleep(0.02)
+    over.set()
+    for thread in threads:
+        thread.join()
+    last = Keys.read(file)
+    assert len({last.key_of(blob) for blob in blobs}) > 1
+    assert {last.open(blob, CONTEXT) for blob in blobs} == {b"vector"}
+
+
+def test_a_file_is_replaced_whole_stays_its_owners_and_a_link_to_it_stays(keys: Keys, file: Path) -> None:
+    (file.parent / "link.json").symlink_to(file)
+    keys.rotated().replace(file.parent / "link.json")
+    assert (file.parent / "link.json").is_symlink()
+    assert len(Keys.read(file).key_ids) == 2
+    assert file.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(KeysError, match="cannot replace"):
+        keys.replace(file.parent / "none.json")
+    assert sorted(each.name for each in file.parent.iterdir()) == ["keys.json", "link.json"]

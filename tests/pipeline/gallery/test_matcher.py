@@ -13,6 +13,8 @@ import pytest
 
 from pipeline.gallery.errors import AwayError
 from pipeline.gallery.matcher import FRESH_S, Changes, Mark, Matcher, Row
+from pipeline.gallery.protocol import Candidates
+from pipeline.gallery.subjects import Limits
 from pipeline.packets import Floats, Pixels
 
 ALWAYS = float("inf")
@@ -29,6 +31,7 @@ class Script:
     away: bool = False
     snapshots: int = 0
     confirmed: list[int] = field(default_factory=list)
+    held_against: Limits | None = None
     changed: Condition = field(default_factory=Condition)
 
     def put(self, *rows: Row) -> None:
@@ -56,9 +59,14 @@ class Script:
             self.trimmed = False
             return None
         new = self.lines[after.version :]
-        gone = tuple(line for line in new if isinstance(line, str))
-        rows = tuple(line for line in new if isinstance(line, Row) and line.id in self.rows)
+        latest = {line if isinstance(line, str) else line.id: line for line in new}
+        gone = tuple(line for line in latest.values() if isinstance(line, str))
+        rows = tuple(line for line in latest.values() if isinstance(line, Row))
         return Changes(Mark(self.birth, after.version + len(new)), rows, gone)
+
+    def limits(self) -> Limits | None:
+        self._ask()
+        return self.held_against
 
     def photo(self, subject_id: str) -> Pixels | None:
         self._ask()
@@ -193,3 +201,94 @@ def test_it_reads_later_if_it_is_told_to(script: Script) -> None:
         assert (matcher.follows, script.snapshots) == (False, 0)
         assert who(matcher, 1) == "s1"
         assert (matcher.follows, script.snapshots) == (True, 1)
+
+
+# Who may be gone
+
+
+def asked(matcher: Matcher, seed: int = 1) -> Candidates:
+    return matcher.match(vector(seed)[None], [False])[0]
+
+
+def lost_by(script: Script, matcher: Matcher, change: Callable[[], None]) -> bool:
+    """Whether who was named just before ``change`` may be gone after it, unless the answer names them again."""
+    named = asked(matcher).version
+    change()
+    assert matcher.wait_for(len(script.lines), 3)
+    return named < asked(matcher).lost
+
+
+def test_new_templates_cost_nobody_and_everything_else_may(script: Script) -> None:
+    script.put(row("t1", 1), row("t2", 2))
+    with running(script, purpose="safety") as matcher:
+        assert not lost_by(script, matcher, lambda: script.put(row("t3", 3), row("t4", 4)))
+        assert lost_by(script, matcher, lambda: script.drop("t3"))
+        assert not lost_by(script, matcher, lambda: script.put(row("t5", 5)))
+        assert lost_by(script, matcher, lambda: script.put(row("t4", 4, subject="renamed")))
+        assert lost_by(script, matcher, lambda: script.put(row("t5", 5, until=0)))
+        assert lost_by(script, matcher, lambda: script.put(row("not", 1, negative=True, subject="s2")))
+        other = Row("t2", "s2", vector(2), negative=False, until=ALWAYS, purposes=("service",))
+        assert lost_by(script, matcher, lambda: script.put(other))
+
+
+def test_what_one_answer_of_the_truth_tells_of_twice_may_have_cost_somebody(script: Script) -> None:
+    """Another matcher may have named the first name while this one slept."""
+    with running(script) as matcher:
+
+        def come_and_be_renamed() -> None:
+            with script.changed:
+                script.put(row("t1", 1))
+                script.put(row("t1", 1, subject="renamed"))
+
+        assert lost_by(script, matcher, come_and_be_renamed)
+
+
+def test_who_was_named_before_everything_was_read_anew_may_be_gone(script: Script) -> None:
+    script.put(row("t1", 1), row("t2", 2))
+    with running(script) as matcher:
+        before = asked(matcher).version
+        script.drop("t1")
+        script.trimmed = True
+        soon(lambda: script.snapshots == 2 and who(matcher, 1) == "")
+        assert before < asked(matcher).lost
+    with running(script) as replacement:
+        answer = asked(replacement)
+        assert before < answer.lost <= answer.version
+
+
+@pytest.mark.parametrize("when", ["while it runs", "before it reads"])
+def test_whose_time_is_over_may_be_gone_though_no_change_says_so(script: Script, when: str) -> None:
+    script.put(row("t1", 1, time.time() + (0.3 if when == "while it runs" else -1)))
+    with running(script) as matcher:
+        soon(lambda: who(matcher, 1) == "")
+        soon(lambda: asked(matcher).lost > asked(matcher).version)
+        script.put(row("t2", 2))
+        assert matcher.wait_for(2, 3)
+        assert asked(matcher).lost == asked(matcher).version
+
+
+# For what, and against what
+
+
+def test_whoever_is_not_to_be_found_for_its_purpose_is_left_out(script: Script) -> None:
+    both = {"negative": False, "until": ALWAYS}
+    script.put(
+        Row("t1", "s1", vector(1), **both, purposes=("safety", "research")),
+        Row("t2", "s2", vector(2), **both, purposes=("service",)),
+        Row("t3", "s3", vector(3), **both),
+    )
+    with running(script, purpose="safety") as matcher, running(script) as of_the_api:
+        assert [who(matcher, seed) for seed in (1, 2, 3)] == ["s1", "", "s3"]
+        assert [who(of_the_api, seed) for seed in (1, 2, 3)] == ["s1", "s2", "s3"]
+        script.put(Row("t1", "s1", vector(1), **both, purposes=("research",)))
+        script.put(Row("t2", "s2", vector(2), **both, purposes=("service", "safety")))
+        assert matcher.wait_for(5, 3)
+        assert [who(matcher, seed) for seed in (1, 2, 3)] == ["", "s2", "s3"]
+
+
+def test_answers_carry_the_limits_of_the_gallery_as_soon_as_they_are_set(script: Script) -> None:
+    script.put(row("t1", 1))
+    with running(script) as matcher:
+        assert asked(matcher).limits is None
+        script.held_against = Limits(threshold=0.55)
+        soon(lambda: asked(matcher).limits == Limits(threshold=0.55))

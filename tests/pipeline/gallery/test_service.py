@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -19,21 +19,23 @@ from pipeline.gallery.errors import (
 from pipeline.gallery.memory import MemoryGallery
 from pipeline.gallery.protocol import Template
 from pipeline.gallery.service import GalleryService
-from pipeline.gallery.subjects import Caller, NamespacePolicy, Sighting, Subject, UnknownTrack
+from pipeline.gallery.subjects import Caller, NamespacePolicy, Subject
 from pipeline.packets import Pixels
-from tests.support.gallery import SIDE, DrawnFaces, likeness
-
-READER, OPERATOR, ADMIN = Caller("r", "reader"), Caller("o", "operator"), Caller("a", "admin")
-AUDITOR = Caller("au", "auditor")
-RED, GREEN, BLUE, DULL = (240, 20, 20), (20, 240, 20), (20, 20, 240), (60, 10, 10)
-NOW = datetime.now(UTC)
-
-
-def picture(*colours: tuple[int, int, int]) -> Pixels:
-    canvas = np.zeros((2 * SIDE, SIDE * max(2, len(colours)), 3), np.uint8)
-    for number, colour in enumerate(colours):
-        canvas[:SIDE, SIDE * number : SIDE * (number + 1)] = colour
-    return canvas
+from tests.support.gallery import DrawnFaces, likeness
+from tests.support.gallery_asked import (
+    ADMIN,
+    AUDITOR,
+    BLUE,
+    DULL,
+    GREEN,
+    NOW,
+    OPERATOR,
+    READER,
+    RED,
+    picture,
+    seen,
+    unknown,
+)
 
 
 @pytest.fixture
@@ -41,18 +43,6 @@ def service(gallery_service: GalleryService) -> GalleryService:
     gallery_service.enrol(OPERATOR, "red", picture(RED), keep_photo=True)
     gallery_service.enrol(OPERATOR, "green", picture(GREEN))
     return gallery_service
-
-
-def unknown(name: str, colour: tuple[int, int, int], photo: bool = False) -> UnknownTrack:
-    crop = np.full((128, 128, 3), colour, np.uint8) if photo else None
-    return UnknownTrack(name, "lobby", likeness(colour), "mobilefacenet", 0.9, False, NOW, photo=crop)
-
-
-def seen(subject: str, track: str = "lobby:1:1") -> Sighting:
-    return Sighting(
-        id=track, subject_id=subject, stream="lobby", at=datetime.now(UTC), score=0.9, threshold=0.4, margin=0.5,
-        masked=False, gallery_version=1,
-    )  # fmt: skip
 
 
 def who(service: GalleryService, *colours: tuple[int, int, int], caller: Caller = READER) -> list[tuple[str, str]]:
@@ -187,47 +177,6 @@ def test_names_are_changed_and_merged_with_all_that_belongs_to_them(service: Gal
             service.rename(OPERATOR, "green", bad)
 
 
-def test_an_erasure_counts_what_went_and_is_verified_by_looking(service: GalleryService) -> None:
-    tracks = service.desk.tracks
-    tracks.note(seen("red"), 60)
-    tracks.explain("x1", "red", {"why": "eyes"}, 60)
-    tracks.keep(unknown("lobby:1:2", RED, photo=True), 60)
-    tracks.keep(unknown("lobby:1:3", BLUE), 60)
-    said = service.erase(OPERATOR, "red")
-    removed = said.receipt.removed
-    assert (removed.vectors, removed.photos, removed.matches, removed.explanations) == (1, 1, 1, 1)
-    assert (removed.unknown_tracks, removed.crops, removed.index_entries) == (1, 1, 1)
-    assert all(word.confirmed for word in said.receipt.matchers)
-    assert [track.id for track in tracks.unknowns()] == ["lobby:1:3"]
-    assert "red" not in said.model_dump_json()
-    with pytest.raises(UnknownError, match="no explanation"):
-        tracks.explanation("x1")
-    assert service.erasure(AUDITOR, said.receipt.id).holds
-    service.enrol(OPERATOR, "red", picture(RED))
-    again = service.erasure(AUDITOR, said.receipt.id)
-    assert not again.holds
-    assert "added again" in again.found[0]
-    with pytest.raises(UnknownError, match="no receipt"):
-        service.erasure(AUDITOR, "0" * 32)
-
-
-def test_everybody_can_be_forgotten_but_not_what_was_asked(service: GalleryService) -> None:
-    assert len(service.erase_all(ADMIN)) == 2
-    assert service.desk.store.count() == (0, 0)
-    assert service.verify_audit(ADMIN) == []
-    assert len(service.audit(ADMIN)) >= 4
-
-
-def test_whose_date_has_passed_is_forgotten(service: GalleryService) -> None:
-    service.change_subject(OPERATOR, "red", expires=NOW - timedelta(seconds=1))
-    assert who(service, RED) == [("unknown", "")]
-    (said,) = service.forget_expired(Caller("expiry", "operator"))
-    assert said.receipt.removed.vectors == 1
-    assert [each.id for each in service.subjects(READER)] == ["green"]
-    service.set_policy(ADMIN, NamespacePolicy(subject_ttl_s=60))
-    assert service.add_subject(OPERATOR, Subject(id="late")).expires is not None
-
-
 def test_unknown_people_are_named_or_ignored(service: GalleryService) -> None:
     for number, colour in enumerate((BLUE, BLUE, (240, 240, 20))):
         service.desk.tracks.keep(unknown(f"lobby:1:{number}", colour), 60)
@@ -274,6 +223,14 @@ def test_both_nets_answer_while_the_gallery_changes_over(
     again = other.reembed(ADMIN, "other")
     assert (again.made, again.there) == (0, 1)
     assert who(service, RED) == [("known", "red")]
+    with pytest.raises(RefusedError, match="net of this gallery"):
+        other.drop_model(ADMIN, "other")
+    assert other.export(ADMIN).version == 1
+    service.not_me(OPERATOR, "green", picture=picture(BLUE))
+    with pytest.raises(RefusedError, match="1 anchors"):
+        other.drop_model(ADMIN, "mobilefacenet")
+    (anchor,) = service.desk.store.negatives()
+    service.remove_template(OPERATOR, anchor.id)
     assert other.drop_model(ADMIN, "mobilefacenet") == 2
     assert service.desk.store.count() == (2, 1)
 
@@ -298,3 +255,25 @@ def test_limits_are_applied_only_where_the_gallery_bears_them(service: GallerySe
         service.calibrate(ADMIN, apply=True)
     assert service.policy(ADMIN).limits == before
     assert service.calibrate(ADMIN).bare.suggestion is None
+
+
+def test_one_of_two_who_are_one_may_restrict_what_is_done(service: GalleryService) -> None:
+    service.change_subject(OPERATOR, "red", consent="withdrawn")
+    with pytest.raises(RefusedError, match="withdrawn"):
+        service.merge(OPERATOR, "red", "green")
+    service.change_subject(OPERATOR, "red", consent="given", purposes=("payroll",), expires=NOW + timedelta(days=1))
+    service.change_subject(OPERATOR, "green", purposes=("ads",))
+    with pytest.raises(RefusedError, match="no purpose in common"):
+        service.merge(OPERATOR, "red", "green")
+    service.change_subject(OPERATOR, "green", purposes=())
+    service.merge(OPERATOR, "red", "green")
+    green = service.subject(READER, "green")
+    assert (green.purposes, green.expires, green.consent) == (("payroll",), NOW + timedelta(days=1), "unstated")
+
+
+def test_a_change_takes_place_as_a_whole_or_not_at_all(service: GalleryService) -> None:
+    with pytest.raises(DuplicateError):
+        service.change_subject(OPERATOR, "red", consent="withdrawn", id="green")
+    assert service.subject(READER, "red").consent == "unstated"
+    service.change_subject(OPERATOR, "red", consent="given", id="crimson")
+    assert service.subject(READER, "crimson").consent == "given"

@@ -24,8 +24,9 @@ from pipeline.edges.redis_api_keys import ApiKey, ApiKeys
 from pipeline.errors import PipelineError
 from pipeline.servers.process import free_ports
 from pipeline.servers.redis_server import RedisServer
-from pipeline.serving.gallery.access import EXTENSION, Access, Buckets
+from pipeline.serving.gallery.access import EXTENSION, Access, Buckets, Rule
 from pipeline.serving.gallery.app import gallery_api, server
+from pipeline.serving.gallery.pulse import EVERY_S
 from pipeline.serving.gallery.settings import GallerySettings
 from tests.support.api_client import problem
 from tests.support.gallery import Api, drawing
@@ -220,6 +221,23 @@ def test_too_many_pictures_at_once_are_asked_to_come_again(gallery: Api) -> None
     assert threads.waiting == 0
 
 
+def test_bodies_that_are_too_long_together_are_asked_to_come_again(gallery: Api) -> None:
+    settings = GallerySettings(in_flight_bytes=100_000)
+    app = gallery_api(lambda name: gallery.service, Access(gallery.keys), settings)
+    api, threads = Api(app, gallery.keys, gallery.service), app.state.serving.threads
+    long = {"file": ("a", b"x" * 120_000)}
+    assert int(api.ask("POST", "/v2/faces/detect", files=long).headers["retry-after"]) > 0
+    old = api.ask("POST", "/v1/detection/detect", files=long)
+    assert (old.status_code, old.json()["code"]) == (503, 0)
+    assert threads.held_bytes == 0  # whatever became of them
+    with threads.place(Rule(roles=frozenset(), body="upload")) as hold:
+        hold(100_000 - 1)
+        problem(api.ask("POST", "/v2/faces/detect", files={"file": drawing(RED)}), 503)
+        assert api.ask("GET", "/v2/subjects").status_code == 200
+    assert api.ask("POST", "/v2/faces/detect", files={"file": drawing(RED)}).status_code == 200
+    threads.close()
+
+
 def test_a_network_is_spoken_to_over_tls_only(monkeypatch: pytest.MonkeyPatch) -> None:
     for host in ("0.0.0.0", "::", "gallery.example"):
         with pytest.raises(PipelineError, match=r"in the clear.*OMOTE_GALLERY_TLS_CERTIFICATE"):
@@ -287,6 +305,7 @@ def test_while_redis_is_away_everything_says_so_and_health_goes_on(
     assert api.bare("GET", "/health/ready").json() == {"status": "ready", "redis": "here"}
     mortal_redis.kill()
     assert api.bare("GET", "/health/live").json() == {"status": "live"}
+    time.sleep(EVERY_S)  # it was asked for a moment ago
     assert api.bare("GET", "/health/ready").json() == {"status": "ready", "redis": "away"}
     answers: list[httpx.Response] = [api.ask("GET", "/v2/subjects"), api.enrol("bob", RED)]
     for answer in answers:

@@ -275,3 +275,16 @@ def test_garbage_in_addresses_breaks_nothing(gallery: Api) -> None:
             answer = gallery.ask("GET", root + trick)
             assert answer.status_code in {200, 401, 404, 405, 422}, (root, trick)
             assert "x-evil" not in answer.headers
+
+
+@pytest.mark.parametrize("value", [b'"\\ud800"', b"NaN", b"1e999", b"-Infinity", b'{"a": 1}', b"[1]"])
+def test_metadata_that_json_cannot_hold(gallery: Api, value: bytes) -> None:
+    gallery.ask("POST", "/v2/subjects", json={"id": "ada"})
+    before = gallery.written()
+    kind = {"Content-Type": "application/json"}
+    for body in (b'{"a": %s}' % value, b'{"\\ud800": 1, "a": %s}' % value):
+        added = gallery.ask("POST", "/v2/subjects", content=b'{"id": "bob", "metadata": %s}' % body, headers=kind)
+        changed = gallery.ask("PATCH", "/v2/subjects/ada", content=b'{"metadata": %s}' % body, headers=kind)
+        for answer in (added, changed):
+            problem(answer, 422, REQUEST)
+    assert gallery.written() == before

@@ -258,3 +258,15 @@ def test_jpeg_and_others_are_read_too(gallery: Api) -> None:
         data = drawing(RED, kind=kind)
         found = gallery.ask("POST", RECOGNIZE, files={"file": ("a", data)}).json()["result"]
         assert found[0]["subjects"][0]["subject"] == "ada", kind
+
+
+def test_who_may_only_detect_looks_for_nobody(gallery: Api) -> None:
+    add(gallery, "ada", RED)
+    log = gallery.service.desk.log
+    before, headers = log.head().seq, {"x-api-key": gallery.key("reader", services=("detection",))}
+    answer = gallery.bare(
+        "POST", "/api/v1/detection/detect?face_plugins=calculator", files={"file": drawing(RED)}, headers=headers
+    )
+    (face,) = answer.json()["result"]
+    assert np.allclose(face["embedding"], likeness(RED), atol=1e-6)
+    assert [(entry.action, entry.subject, entry.count) for entry in log.read(before)] == [("detect", "", 1)]

@@ -9,7 +9,9 @@ import httpx
 import numpy as np
 import pytest
 
+from pipeline.gallery.keys import Keys
 from pipeline.gallery.subjects import UnknownTrack
+from tests.support.api_client import problem
 from tests.support.gallery import Api, base64_of, drawing, likeness
 
 RED, GREEN, BLUE, DARK = (200, 20, 30), (30, 200, 40), (20, 30, 200), (60, 60, 60)
@@ -263,3 +265,27 @@ def test_keys_are_made_listed_and_taken_back(gallery: Api) -> None:
     assert done(gallery.ask("DELETE", f"/v2/keys/{number}", "admin"))["id"] == number
     assert gallery.bare("GET", "/api/v2/subjects", headers={"x-api-key": made["secret"]}).status_code == 401
     assert gallery.ask("DELETE", f"/v2/keys/{number}", "admin").status_code == 404
+
+
+def test_a_change_is_made_whole_or_not_at_all(gallery: Api) -> None:
+    for name in ("ada", "bob"):
+        done(gallery.ask("POST", "/v2/subjects", json={"id": name}), 201)
+    before = done(gallery.ask("GET", "/v2/subjects/ada"))
+    refused = gallery.ask("PATCH", "/v2/subjects/ada", json={"consent": "withdrawn", "id": "bob"})
+    assert refused.status_code == 409
+    assert done(gallery.ask("GET", "/v2/subjects/ada")) == before
+    changed = done(gallery.ask("PATCH", "/v2/subjects/ada", json={"consent": "withdrawn", "id": "eve"}))
+    assert (changed["id"], changed["consent"]) == ("eve", "withdrawn")
+    assert gallery.ask("GET", "/v2/subjects/ada").status_code == 404
+
+
+def test_what_other_keys_have_sealed_does_not_open_and_that_is_said(
+    gallery: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = done(gallery.enrol("ada", RED), 201)["id"]
+    monkeypatch.setattr(gallery.service.desk.store, "keys", Keys.new())
+    shut = gallery.ask("GET", f"/v2/faces/{template}", "reader")
+    problem(shut, 503, "/problems/gallery-shut")
+    assert int(shut.headers["retry-after"]) > 0
+    old = gallery.ask("GET", "/v1/recognition/faces", "reader")
+    assert (old.status_code, old.json()["code"]) == (503, 41)

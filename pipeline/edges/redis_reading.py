@@ -1,0 +1,191 @@
+"""What lies in Redis for a gallery: subjects with their templates and photos, sealed, and a policy."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from pydantic import SecretStr, ValidationError
+
+from pipeline.edges import redis_layout as layout
+from pipeline.edges.redis_layout import Keyspace
+from pipeline.edges.redis_link import RedisLink, Step
+from pipeline.gallery.errors import AwayError, InvalidError, RefusedError, UnknownError
+from pipeline.gallery.keys import Keys
+from pipeline.gallery.protocol import Template
+from pipeline.gallery.subjects import NAMESPACE, NamespacePolicy, Subject
+from pipeline.packets import Pixels
+
+LOG_LENGTH = 200_000  # a matcher that was away for more changes reads everything anew
+NAMESPACES = "omote:namespaces"  # the names of all of them
+AT_ONCE = 1000  # keys asked for in one go
+DIMENSION = 512
+POLICY_S = 0.5  # how long a policy is remembered
+
+Answer = TypeVar("Answer")
+
+
+class StoreReading:
+    """One namespace of galleries, as it is.
+
+    Every method raises `AwayError` where Redis does not answer.
+
+    Attributes:
+        namespace: Its name.
+        key: Names of its keys.
+        link: Its connections.
+        keys: What seals vectors and photos.
+        dimension: Of the vectors.
+    """
+
+    def __init__(self, url: SecretStr, keys: Keys, namespace: str = "main", *, log_length: int = LOG_LENGTH) -> None:
+        """Nothing is asked before the first call.
+
+        Args:
+            url: Where Redis is.
+            keys: What seals vectors and photos.
+            namespace: Which gallery.
+            log_length: How many changes the log keeps, about.
+
+        Raises:
+            InvalidError: ``namespace`` can be no name.
+        """
+        if not re.fullmatch(NAMESPACE, namespace):
+            message = f"{namespace[:80]!r} can be no name of a gallery; it has letters, digits, and . _ - inside"
+            raise InvalidError(message)
+        self.namespace, self.keys, self.key = namespace, keys, Keyspace(namespace)
+        self._url, self._log_length, self.dimension = url, log_length, DIMENSION
+        self.link = RedisLink(url, AwayError)
+        self._policy, self._registered = (-POLICY_S, NamespacePolicy()), False
+
+    def close(self) -> None:
+        """End the connections."""
+        self.link.close()
+
+    def waiting_link(self, name: str) -> RedisLink:
+        """Another connection, for calls that wait; ``link.wake(name)`` ends them."""
+        return RedisLink(self._url, AwayError, name=name)
+
+    def step(self) -> Step:
+        """An atomic change that begins here."""
+        return Step(
+            self.link, self.key.version, self.key.log, self.key("step", secrets.token_hex(12)), self._log_length
+        )
+
+    # What is there
+
+    def version(self) -> int:
+        """How many changes there were."""
+        with self.link.errors():
+            return int(self.link.client.get(self.key.version) or 0)
+
+    def durability(self) -> str:
+        """How often Redis forces what it was told to the disk; empty where it keeps no log of it, or does not say."""
+        with self.link.errors():
+            said = self.link.client.info("persistence")
+            kept = self.link.client.config_get("appendfsync") if said.get("aof_enabled") else {}
+        return next(map(str, kept.values()), "")
+
+    def policy(self) -> NamespacePolicy:
+        """What the namespace allows, or allowed half a second ago; the defaults where nobody has said."""
+        asked_s, policy = self._policy
+        if time.monotonic() - asked_s > POLICY_S:
+            with self.link.errors():
+                kept = self.link.client.get(self.key("policy"))
+            policy = _policy(kept) if kept else NamespacePolicy()
+            self._policy = time.monotonic(), policy
+        return policy
+
+    def set_policy(self, policy: NamespacePolicy) -> None:
+        """Keep a policy."""
+        with self.link.errors():
+            self.link.client.set(self.key("policy"), policy.model_dump_json(exclude_unset=True))
+        self._policy = time.monotonic(), policy
+
+    def subject(self, subject_id: str) -> Subject:
+        """One of them.
+
+        Raises:
+            UnknownError: There is none.
+        """
+        if found := self.known([subject_id]):
+            return found[subject_id]
+        message = f"there is no subject {subject_id!r}"
+        raise UnknownError(message)
+
+    def subjects(self, after: str = "", limit: int = 100) -> list[Subject]:
+        """Some of them, in the order of the bytes of their ids, from the one after ``after``."""
+        low = f"({after}" if after else "-"
+        with self.link.errors():
+            names = self.link.client.zrangebylex(self.key.subjects, low, "+", 0, limit)
+        return list(self.known([name.decode() for name in names]).values())
+
+    def known(self, names: Sequence[str]) -> dict[str, Subject]:
+        """Those of a few hundred subjects that are there, by id."""
+        rows = self.link.fields([self.key("subject", name) for name in names], ["json"])
+        return {name: Subject.model_validate_json(kept) for name, (kept,) in zip(names, rows, strict=True) if kept}
+
+    def count(self) -> tuple[int, int]:
+        """How many subjects and templates there are."""
+        with self.link.errors():
+            return int(self.link.client.zcard(self.key.subjects)), int(self.link.client.scard(self.key.templates))
+
+    def template_ids(self, subject_id: str = "") -> list[str]:
+        """Ids of the templates of a subject, or of all, in order."""
+        key = self.key("of", subject_id) if subject_id else self.key.templates
+        with self.link.errors():
+            return sorted(name.decode() for name in self.link.client.sscan_iter(key, count=AT_ONCE))
+
+    def templates(self, names: Sequence[str]) -> list[Template]:
+        """Those of these that are there, without photos."""
+        found: list[Template] = []
+        for some in in_parts(names):
+            with self.link.errors():
+                pipe = self.link.client.pipeline(transaction=False)
+                for name in some:
+                    pipe.hgetall(self.key("template", name))
+                rows: list[Mapping[bytes, bytes]] = pipe.execute()
+            pairs = zip(some, rows, strict=True)
+            found += [layout.template(name, row, self.keys, self.namespace) for name, row in pairs if row]
+        return found
+
+    def negatives(self) -> list[Template]:
+        """All negative anchors, without photos."""
+        with self.link.errors():
+            names = sorted(name.decode() for name in self.link.client.smembers(self.key.negatives))
+        return self.templates(names)
+
+    def template(self, name: str) -> Template:
+        """One of them, without its photo; raises `UnknownError` if there is none."""
+        if found := self.templates([name]):
+            return found[0]
+        message = f"there is no template {name!r}"
+        raise UnknownError(message)
+
+    def photo(self, template_id: str) -> Pixels | None:
+        """The crop that a template was made of, where it was kept."""
+        with self.link.errors():
+            kept = self.link.client.get(self.key("photo", template_id))
+        return layout.opened_photo(kept, template_id, self.keys, self.namespace) if kept else None
+
+    def receipt(self, name: str) -> bytes | None:
+        """A receipt of an erasure as it was kept; None where there is none."""
+        with self.link.errors():
+            kept: bytes | None = self.link.client.get(self.key("receipt", name))
+        return kept
+
+
+def _policy(kept: bytes) -> NamespacePolicy:
+    try:
+        return NamespacePolicy.model_validate_json(kept)
+    except ValidationError as error:
+        message = "the policy that lies in Redis is none of this version of omote; set it anew"
+        raise RefusedError(message) from error
+
+
+def in_parts(names: Sequence[str], size: int = AT_ONCE) -> list[Sequence[str]]:
+    """``names`` in parts that are asked for in one go."""
+    return [names[at : at + size] for at in range(0, len(names), size)]

@@ -1,0 +1,193 @@
+"""Somebody wants to be forgotten: everything of them goes, and a receipt says what and how."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+
+from pipeline.gallery.errors import UnknownError
+from pipeline.gallery.naming import Naming
+from pipeline.gallery.protocol import Template
+from pipeline.gallery.receipts import MatcherWord, Receipt, Removed, SignedReceipt, signed, verified
+from pipeline.gallery.subjects import Caller, Limits, NamespacePolicy, UnknownTrack
+from pipeline.packets import Floats
+
+CONFIRM_S = 3.0  # how long running matchers may take to confirm an erasure
+SILENT_S = 10.0  # a matcher of which nothing was heard for so long is not waited for: it ended, or does not hear Redis
+REMEMBERED_S = 3600.0  # nor told of, after so long
+PART = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """A receipt, and what a new look finds.
+
+    Attributes:
+        signed: The receipt.
+        holds: Whether its signature holds and nothing of the subject is there.
+        found: What is there again, or still; in sentences.
+    """
+
+    signed: SignedReceipt
+    holds: bool
+    found: tuple[str, ...]
+
+
+class Erasing(Naming):
+    """Forgets subjects. Every method checks the caller first and is logged."""
+
+    def erase(self, caller: Caller, subject_id: str) -> SignedReceipt:
+        """Forget somebody: templates, photos, sightings, explanations, and unknown tracks that look like them.
+
+        Templates and photos go in one step. If the rest does not follow, for Redis went away, ask again.
+
+        Raises:
+            UnknownError: There is no such subject.
+        """
+        with self.desk.asked(caller, "delete", subject_id) as question:
+            store = self.desk.store
+            note = store.unfinished(subject_id) or self._begin(subject_id, question.policy)
+            said = signed(self._receipt(caller, subject_id, self._finish(subject_id, note)), store.keys)
+            store.finished(subject_id, said.receipt.id, said.model_dump_json())
+            question.count, question.version = said.receipt.removed.vectors, said.receipt.gallery_version
+            question.details["receipt"] = said.receipt.id
+        return said
+
+    def _begin(self, subject_id: str, policy: NamespacePolicy) -> dict[str, Any]:
+        """Remove templates and photos, and note what is left to do."""
+        store = self.desk.store
+        own = [each for each in store.templates(store.template_ids(subject_id)) if not each.negative]
+        note = {"alike": self._alike(own, policy), "anchors": self._anchors(subject_id, own, policy)}
+        removed = store.remove_subject(subject_id, note)
+        return {**note, "vectors": removed.vectors, "negatives": removed.negatives, "photos": removed.photos}
+
+    def _finish(self, subject_id: str, note: dict[str, Any]) -> Removed:
+        """Whatever is left once the templates are gone; may be done again."""
+        desk, alike = self.desk, set(note["alike"])
+        counts = {"matches": 0, "explanations": 0}
+        for name in (subject_id, *desk.store.renamed(subject_id)):
+            for kind, count in desk.tracks.forget(name).items():
+                counts[kind] += count
+            desk.store.settled(name)
+        crops = sum(track.photo is not None for track in desk.tracks.unknowns() if track.id in alike)
+        unknown = desk.tracks.drop_unknown(alike)
+        anchors = 0
+        for template_id, other in note["anchors"]:
+            with suppress(UnknownError):  # they were forgotten, too
+                anchors += desk.store.remove_templates(other, [template_id]).negatives
+        kept = {"vectors": note["vectors"], "photos": note["photos"], "negatives": note["negatives"] + anchors}
+        return Removed(**kept, **counts, crops=crops, unknown_tracks=unknown)
+
+    def _receipt(self, caller: Caller, subject_id: str, removed: Removed) -> Receipt:
+        store, version = self.desk.store, self.desk.store.version()
+        words = self._words(version)
+        entries = removed.vectors * sum(word.confirmed for word in words)
+        return Receipt(
+            namespace=store.namespace,
+            subject=store.keys.pseudonym(store.namespace, subject_id),
+            asked_by=caller.name,
+            removed=removed.model_copy(update={"index_entries": entries}),
+            matchers=words,
+            topics={topic: datetime.now(UTC) + timedelta(seconds=kept) for topic, kept in self.desk.topics.items()},
+            gallery_version=version,
+            key=store.keys.fingerprint,
+        )
+
+    def erase_all(self, caller: Caller) -> list[SignedReceipt]:
+        """Forget everybody, each with a receipt."""
+        with self.desk.asked(caller, "delete") as said:
+            names = list(self._every_subject())
+            said.count, said.details = len(names), {"what": "everybody"}
+        return [self.erase(caller, name) for name in names]
+
+    def forget_expired(self, caller: Caller) -> list[SignedReceipt]:
+        """Forget those whose date has passed; matchers do not match them from that date."""
+        receipts: list[SignedReceipt] = []
+        for name in self.desk.store.expired(time.time()):
+            with suppress(UnknownError):  # another janitor was faster
+                receipts.append(self.erase(caller, name))
+        return receipts
+
+    def erasure(self, caller: Caller, receipt_id: str) -> Erasure:
+        """A receipt, verified again by looking.
+
+        Raises:
+            UnknownError: There is no such receipt.
+        """
+        with self.desk.asked(caller, "erasure") as question:
+            kept = self.desk.store.receipt(receipt_id)
+            if kept is None:
+                message = f"there is no receipt {receipt_id!r}"
+                raise UnknownError(message)
+            said = SignedReceipt.model_validate_json(kept)
+            found = tuple(self._left(verified(said, self.desk.store.keys.public_key)))
+            question.count = len(found)
+            return Erasure(said, not found, found)
+
+    def _every_subject(self) -> Iterator[str]:
+        page = self.desk.store.subjects("", PART)
+        while page:
+            yield from (subject.id for subject in page)
+            page = self.desk.store.subjects(page[-1].id, PART)
+
+    def _all(self) -> Iterator[Template]:
+        names = self.desk.store.template_ids()
+        for at in range(0, len(names), PART):
+            yield from self.desk.store.templates(names[at : at + PART])
+
+    def _alike(self, own: Sequence[Template], policy: NamespacePolicy) -> list[str]:
+        """Unknown tracks that would be taken for somebody with these templates."""
+        tracks = self.desk.tracks.unknowns()
+        return [track.id for track, alike in zip(tracks, _reach(own, tracks, policy.limits), strict=True) if alike]
+
+    def _anchors(self, subject_id: str, own: Sequence[Template], policy: NamespacePolicy) -> list[tuple[str, str]]:
+        """Negative anchors of others that show somebody with these templates, and whose they are."""
+        anchors = [each for each in self.desk.store.negatives() if each.subject_id != subject_id]
+        reached = zip(anchors, _reach(own, anchors, policy.limits), strict=True)
+        return [(each.id, each.subject_id) for each, alike in reached if alike]
+
+    def _words(self, version: int) -> tuple[MatcherWord, ...]:
+        """What each running matcher says of a version, once all have it or time is over."""
+        until = time.monotonic() + CONFIRM_S
+        while True:
+            views = self.desk.tracks.matchers(time.time(), REMEMBERED_S)
+            heard = [view for view in views if view.silent_s <= SILENT_S]
+            if all(view.version >= version for view in heard) or time.monotonic() > until:
+                break
+            time.sleep(0.05)
+        return tuple(
+            MatcherWord(name=view.name, confirmed=view.version >= version, gallery_version=view.version)
+            for view in views
+        )
+
+    def _left(self, receipt: Receipt) -> Iterator[str]:
+        """What is there of an erased subject."""
+        store = self.desk.store
+        for name in self._every_subject():
+            if store.keys.pseudonym(store.namespace, name) == receipt.subject:
+                created = store.subject(name).created
+                again = created > receipt.at
+                yield f"the subject was added again at {created:%Y-%m-%d %H:%M}" if again else "the subject is there"
+        if receipt.subject in {store.keys.pseudonym(store.namespace, each.subject_id) for each in self._all()}:
+            yield "templates of the subject are there"
+        if left := self.desk.tracks.left(receipt.subject):
+            yield f"{left} sightings or explanations of the subject are there"
+        for word in self._words(receipt.gallery_version):
+            if not word.confirmed:
+                yield f"matcher {word.name} holds version {word.gallery_version}, which is older than the erasure"
+
+
+def _reach(own: Sequence[Template], others: Sequence[Template | UnknownTrack], limits: Limits) -> list[bool]:
+    """Which of ``others`` would be taken for somebody with the templates ``own``."""
+    if not own or not others:
+        return [False] * len(others)
+    vectors: Floats = np.array([each.vector for each in own], np.float32)
+    best = (np.array([each.vector for each in others], np.float32) @ vectors.T).max(axis=1).tolist()
+    least = (limits.masked_threshold if each.masked else limits.threshold for each in others)
+    return [score >= threshold for score, threshold in zip(best, least, strict=True)]
