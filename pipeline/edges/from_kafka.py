@@ -9,6 +9,7 @@ from threading import Event
 from typing import Any, Literal
 
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka.errors import KafkaError
 
 from pipeline.edges import Source
 from pipeline.edges.assembly import Assembly, newest
@@ -24,6 +25,7 @@ PATIENCE_MS: dict[Keep, float] = {"lossless": math.inf, "latest": 0, "adaptive":
 POLL_MS = 250
 LINGER_S = 0.6  # single pictures wait so long for companions
 CATCH_UP_S = 2.0
+LOOK_S = 5.0  # so long nothing came: look whether there is anything
 STUCK_S = 30.0  # a poll answers within 4 s, also while there is no broker
 
 
@@ -76,6 +78,7 @@ class KafkaSource(Source):
         self._stopped = Event()
         self._answered_s = time.monotonic()
         self._done: dict[TopicPartition, int] = {}
+        self._looked_s, self._overdue = self._answered_s, dict[TopicPartition, int]()
         self._consumer: KafkaConsumer = settings.consumer(group_id=group or None)
         try:
             assigned = self._assign(partitions)
@@ -164,9 +167,34 @@ class KafkaSource(Source):
                 for tp, records in self._consumer.poll(timeout_ms=0 if found else POLL_MS).items():
                     found.setdefault(tp.partition, []).extend(map(message, records))
             self._answered_s = time.monotonic()
+            self._look(came=bool(found))
             if self._patience_ms == math.inf or time.monotonic() > patience or not self._behind():
                 yield from found.items()
                 return
+
+    def _look(self, *, came: bool) -> None:
+        """Kafka's client was seen to fetch no more after it took over, for ever, and to say nothing of it.
+
+        Raises:
+            SourceError: What was there at one look had not come by the next.
+        """
+        if came:
+            self._looked_s, self._overdue = self._answered_s, {}
+        if self._answered_s - self._looked_s < LOOK_S:
+            return
+        self._looked_s = self._answered_s
+        try:
+            with limited("a look at Kafka", STUCK_S, self._on_stuck):
+                assigned = list(self._consumer.assignment())
+                ends = self._consumer.end_offsets(assigned)
+                at = {tp: self._consumer.position(tp, 1_000) or 0 for tp in assigned}
+        except KafkaError:  # there is no broker now; once there is one the client goes on
+            self._overdue = {}
+            return
+        if stuck := [tp for tp, end in self._overdue.items() if at.get(tp, end) < end]:
+            message = f"messages wait in {self._topic} at {at[stuck[0]]}, and Kafka's client does not give them"
+            raise SourceError(message)
+        self._overdue = {tp: end for tp, end in ends.items() if at[tp] < end}
 
     def _behind(self) -> bool:
         assigned = self._consumer.assignment()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.edges import from_kafka
 from pipeline.edges.delivery import AtLeastOnce
 from pipeline.edges.from_kafka import KafkaSource
 from pipeline.edges.kafka_settings import KafkaSettings
@@ -189,6 +190,20 @@ def test_a_source_comes_back_after_its_broker_was_killed(
 
 
 # Bad input
+
+
+def test_a_client_that_gives_nothing_though_messages_wait_is_not_waited_for(
+    settings: KafkaSettings, video_topic: Opener, jpeg: Jpeg, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(from_kafka, "LOOK_S", 0.5)
+    source = read(settings, partitions=[0, 1])
+    threading.Timer(2.5, source.stop).start()
+    assert list(source) == []  # nothing is there, so nothing is missed
+    stuck = read(settings, partitions=[0, 1])
+    stuck._consumer.pause(*stuck._consumer.assignment())  # as if it fetched no more
+    publish(video_topic(settings), jpeg(seq=0))
+    with pytest.raises(SourceError, match="does not give them"):
+        upto(stuck, lambda found: False)
 
 
 def test_a_wrong_address_is_told_within_five_seconds() -> None:
