@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.gallery.desk import Question
 from pipeline.gallery.errors import UnknownError
 from pipeline.gallery.naming import Naming
 from pipeline.gallery.protocol import Template
@@ -52,19 +53,20 @@ class Erasing(Naming):
         """
         with self.desk.asked(caller, "delete", subject_id) as question:
             store = self.desk.store
-            note = store.unfinished(subject_id) or self._begin(subject_id, question.policy)
+            note = store.unfinished(subject_id) or self._begin(subject_id, question)
             said = signed(self._receipt(caller, subject_id, self._finish(subject_id, note)), store.keys)
             store.finished(subject_id, said.receipt.id, said.model_dump_json())
             question.count, question.version = said.receipt.removed.vectors, said.receipt.gallery_version
             question.details["receipt"] = said.receipt.id
         return said
 
-    def _begin(self, subject_id: str, policy: NamespacePolicy) -> dict[str, Any]:
-        """Remove templates and photos, and note what is left to do."""
+    def _begin(self, subject_id: str, question: Question) -> dict[str, Any]:
+        """Remove templates and photos, and note what is left to do; from then on it is logged whatever happens."""
         store = self.desk.store
         own = [each for each in store.templates(store.template_ids(subject_id)) if not each.negative]
-        note = {"alike": self._alike(own, policy), "anchors": self._anchors(subject_id, own, policy)}
+        note = {"alike": self._alike(own, question.policy), "anchors": self._anchors(subject_id, own, question.policy)}
         removed = store.remove_subject(subject_id, note)
+        question.version, question.count = removed.version, removed.vectors
         return {**note, "vectors": removed.vectors, "negatives": removed.negatives, "photos": removed.photos}
 
     def _finish(self, subject_id: str, note: dict[str, Any]) -> Removed:
@@ -111,7 +113,9 @@ class Erasing(Naming):
         receipts: list[SignedReceipt] = []
         for name in self.desk.store.expired(time.time()):
             with suppress(UnknownError):  # another janitor was faster
-                receipts.append(self.erase(caller, name))
+                expires = self.desk.store.subject(name).expires
+                if expires is not None and expires <= datetime.now(UTC):
+                    receipts.append(self.erase(caller, name))
         return receipts
 
     def erasure(self, caller: Caller, receipt_id: str) -> Erasure:

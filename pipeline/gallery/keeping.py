@@ -301,7 +301,9 @@ def named(subject_id: str) -> Subject:
     try:
         return Subject(id=subject_id)
     except ValidationError as error:
-        message = f"{subject_id[:80]!r} can be no name of a subject: {error.errors()[0]['msg']}"
+        message = (
+            f"{subject_id[:80]!r} can be no name of a subject: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
+        )
         raise InvalidError(message) from None
 
 

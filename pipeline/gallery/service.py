@@ -16,7 +16,7 @@ from pipeline.gallery.calibration import Calibration, calibrate
 from pipeline.gallery.coverage import Coverage, coverage
 from pipeline.gallery.erasing import Erasing
 from pipeline.gallery.errors import RefusedError, UnknownError
-from pipeline.gallery.keeping import redated
+from pipeline.gallery.keeping import named, redated
 from pipeline.gallery.memory import MemoryGallery
 from pipeline.gallery.protocol import Template
 from pipeline.gallery.subjects import Caller, NamespacePolicy, Sighting
@@ -178,10 +178,12 @@ class GalleryService(Erasing):
         with self.desk.asked(caller, "import") as said:
             now = datetime.now(UTC)
             for name in gallery.subjects:
+                named(name)
+            for name in gallery.subjects:
                 own = [each for each in gallery.templates if each.subject_id == name]
                 subject, new = self._subject(name, said.policy)
                 fresh = [replace(each, id=str(uuid4()), model=self.desk.faces.model, created=now) for each in own]
-                self.desk.seen(self.desk.store.enrol(subject, fresh, new=new))
+                said.version = self.desk.store.enrol(subject, fresh, new=new)
             said.count = len(gallery.templates)
             return len(gallery.templates)
 
