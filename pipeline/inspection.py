@@ -15,6 +15,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.audit import Entry, Outcome
+from pipeline.gallery.desk import INTERNAL, WITHOUT_PURPOSE
 from pipeline.gallery.errors import InvalidError
 from pipeline.graph import first_mistake
 
@@ -270,6 +271,8 @@ class PurposeMismatch(Rule):
 
     def watch(self, purposes: Collection[str]) -> Look:
         def look(entry: Entry) -> Hit | None:
+            if entry.role == INTERNAL or entry.action in WITHOUT_PURPOSE:
+                return None
             own = self.allowed.get(entry.actor, (entry.purpose,))
             right = entry.purpose in own and (not purposes or entry.purpose in purposes)
             return None if right else Hit((entry.actor, entry.purpose), (_seen(entry),))

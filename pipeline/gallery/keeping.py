@@ -301,9 +301,8 @@ def named(subject_id: str) -> Subject:
     try:
         return Subject(id=subject_id)
     except ValidationError as error:
-        message = (
-            f"{subject_id[:80]!r} can be no name of a subject: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
-        )
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        message = f"{subject_id[:80]!r} can be no name of a subject: {reason}"
         raise InvalidError(message) from None
 
 
