@@ -43,11 +43,18 @@ def main(
 ) -> None:
     """Measure and print the table."""
     figures: Figures = {"machine": machine(), "load_before": round(os.getloadavg()[0], 1)}
+    failed = []
     for part in only or PARTS:
-        figures |= measured(part, quick=quick)
+        try:
+            figures |= measured(part, quick=quick)
+        except subprocess.CalledProcessError:  # it has said why
+            failed.append(part)
+        if json_file:
+            json_file.write_text(json.dumps(figures, indent=1))
     Console().print(as_table(figures))
-    if json_file:
-        json_file.write_text(json.dumps(figures, indent=1))
+    if failed:
+        Console(stderr=True).print(f"not measured: {', '.join(failed)}; see above")
+        raise typer.Exit(1)
 
 
 def measured(part: str, *, quick: bool) -> Figures:
