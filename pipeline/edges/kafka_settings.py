@@ -22,6 +22,7 @@ MESSAGE_BYTES = 8 * 1024 * 1024
 FENCED = ("ProducerFencedError", "InvalidProducerEpochError")
 TOO_LARGE = ("MessageSizeTooLargeError", "RecordListTooLargeError")
 WIRE_LOGS = ("kafka.protocol.parser", "kafka.net.connection")
+METADATA_MS = 5_000  # a topic that had no leader yet when it was asked for is not given up for minutes
 FETCH_MESSAGES = 4  # largest messages that one fetch of a partition may hold
 
 Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
@@ -122,6 +123,7 @@ class KafkaSettings(BaseModel):
             "request_timeout_ms": 4_000,
             "delivery_timeout_ms": 8_000,
             "linger_ms": 2,
+            "metadata_max_age_ms": METADATA_MS,
             "retry_backoff_ms": 10,  # after each commit the next transaction is refused once: 220 ms with the default
             "batch_size": 256 * 1024,
             "allow_auto_create_topics": False,
@@ -143,6 +145,7 @@ class KafkaSettings(BaseModel):
             "max_partition_fetch_bytes": self.message_bytes + 64 * 1024,
             "fetch_max_bytes": FETCH_MESSAGES * self.message_bytes,
             "fetch_max_wait_ms": 100,
+            "metadata_max_age_ms": METADATA_MS,
             "request_timeout_ms": 4_000,
             "allow_auto_create_topics": False,
             "metrics_enabled": False,

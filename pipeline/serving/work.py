@@ -32,7 +32,7 @@ from pipeline.state_codec import decode
 from pipeline.walk import Journey
 
 CA_FILE = "OMOTE_CAMERA_CA_FILE"  # names the file of certificates that cameras behind rtsps must show one of
-TAKE_OVER_S = 45.0  # it takes about a second; Kafka's client may never return
+TAKE_OVER_S = 25.0  # it takes about a second; Kafka's client may never return
 SILENT_S = 10.0  # a stream of the video topic of which nothing came for so long is offline
 
 log = logging.getLogger(__name__)
