@@ -71,6 +71,9 @@ class Index:
         self._coarse: Coarse | None = None
         self._lock = Lock()  # held to look at or change anything, for short times
         self._writing = Lock()  # held by the one who writes
+        # A product takes all cores. Where many threads ask for one at once, the threads of OpenBLAS wait for each other
+        # in a spin, and 30 searches take as long as 200 one after the other.
+        self._multiplying = Lock()
         self._changed: dict[int, set[int]] = {}  # by the thread that searches
         # Two sums of D products in single precision differ by less than this (Higham 2002, section 3.1, doubled).
         self._rounding = 4 * dimension * 2.0**-24
@@ -235,7 +238,8 @@ class Index:
                     templates, count, eye = self._templates, len(self._templates), self._coarse if coarse else None
                 if not count:
                     return [()] * len(queries)
-                scan = Scan(*((eye.project(queries), eye.values) if eye else (queries, templates.values)), count)
+                with self._multiplying:
+                    scan = Scan(*((eye.project(queries), eye.values) if eye else (queries, templates.values)), count)
                 with self._lock:
                     if templates is self._templates and eye is (self._coarse if coarse else None):
                         look = self._look(queries, scan, changed, coarse=eye is not None)
