@@ -110,7 +110,7 @@ def at_work(work: Work) -> Iterator[Shift]:
 
 def until(settings: KafkaSettings, streams: Sequence[str], frames: Sequence[int], deaths: int = 0) -> Records:
     """The records of these streams once so many frames of each are out, and so many messages are dead letters."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120  # Kafka's client may have to be given up once or twice
     while True:
         found = records(settings, streams)
         counts, dead = [len(found[stream]) for stream in streams], len(letters(settings)) if deaths else 0
