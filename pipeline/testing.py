@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pipeline.edges import Sink, Source
-from pipeline.errors import GraphError
+from pipeline.errors import GraphError, UnavailableError
 from pipeline.operator import KeyedOperator, Operator
 from pipeline.packets import (
     EMOTIONS,
@@ -79,6 +79,22 @@ class Pause(Operator[AnyPacket, AnyPacket]):
 
     def __call__(self, batch: Sequence[AnyPacket]) -> list[AnyPacket]:
         time.sleep(self._seconds * (batch[0].seq * 7 % 10) / 10 if batch else 0)
+        return list(batch)
+
+
+class Unreachable(Operator[AnyPacket, AnyPacket]):
+    """Cannot be called ``times`` times in this process, once packets have numbers from ``since`` on; then it can."""
+
+    refused = 0  # of all that are built one after the other
+
+    def __init__(self, times: int, since: int) -> None:
+        self._times, self._since = times, since
+
+    def __call__(self, batch: Sequence[AnyPacket]) -> list[AnyPacket]:
+        if batch and batch[0].seq >= self._since and Unreachable.refused < self._times:
+            Unreachable.refused += 1
+            stage = "check"
+            raise UnavailableError(stage, 4, "ActorDiedError")
         return list(batch)
 
 

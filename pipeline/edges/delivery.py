@@ -115,7 +115,7 @@ class Delivery(ABC):
             FencedError: A newer worker has taken over.
         """
         self._traceparent, self._sent = traceparent, []
-        with self._errors("begin"):
+        with self._limited("begin"):
             self._begin()
 
     def send(
@@ -243,7 +243,8 @@ class Delivery(ABC):
     ) -> None:
         name = self._settings.topic(topic)
         given = key.encode() if isinstance(key, str) else key
-        with self._errors(f"write to {name}"):  # the client itself waits for 4 s at most
+        # The client itself waits for 4 s at most, and was seen to wait for ever.
+        with limited(f"to write to {name}", self._deadline_s + 2, self._on_stuck), self._errors(f"write to {name}"):
             future = self._producer.send(name, value, given, list(headers), partition, time_ms or None)
         self._sent.append(future)
 

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
@@ -21,9 +20,7 @@ from pipeline.edges.dead_letters import letters
 from pipeline.edges.kafka_settings import KafkaSettings
 from pipeline.edges.kafka_topics import create_topics
 from pipeline.edges.video_messages import ACCESS_UNIT, VideoMessage
-from pipeline.errors import UnavailableError
 from pipeline.servers.kafka_server import KafkaServer
-from pipeline.walk import Journey
 from tests.support.requirements import missing
 from tests.support.serving import ROOT, Records, States, eventually, publish, records
 from tests.support.solo import alone, at_work, graph_file, outcome, plan_of, shots, until, zipped
@@ -109,23 +106,13 @@ def test_a_worker_killed_inside_a_group_of_pictures_decodes_it_again_and_tells_n
 def test_a_stage_that_cannot_be_called_makes_no_dead_letters(
     settings: KafkaSettings, kafka: str, new_topics: New, tmp_path: Path
 ) -> None:
-    file, films = graph_file(tmp_path), [shots(stream, MPEG_TS) for stream in STREAMS]
-    refused, stage = 0, "check"
-
-    def check(journey: Journey, batch: list[Any]) -> list[Any]:
-        nonlocal refused
-        if journey.chunk.seq >= 2 and refused < 5:
-            refused += 1
-            raise UnavailableError(stage, 4, "ActorDiedError")
-        return batch
-
+    films = [shots(stream, MPEG_TS) for stream in STREAMS]
     publish(settings, zipped(*films), 0)
-    with at_work(alone(plan_of(settings, file), check=check)) as shift:
+    with Crew(settings, graph_file(tmp_path, "Unreachable", "{times: 5, since: 16}")).at_work() as crew:
         until(settings, STREAMS, (FRAMES, FRAMES))
-    assert refused == 5
-    assert [said for said in shift.said if "no replica of stage 'check' answered in 4 attempts" in said]
+    assert "no replica of stage 'check' answered in 4 attempts" in crew.reasons()
     found, remembered, dead = outcome(settings, STREAMS)
-    assert (found, remembered) == calm(new_topics, kafka, file, films)
+    assert (found, remembered) == calm(new_topics, kafka, graph_file(tmp_path), films)
     assert dead == []
 
 
