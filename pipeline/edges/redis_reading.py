@@ -6,7 +6,6 @@ import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
 
 from pydantic import SecretStr, ValidationError
 
@@ -24,8 +23,6 @@ NAMESPACES = "omote:namespaces"  # the names of all of them
 AT_ONCE = 1000  # keys asked for in one go
 DIMENSION = 512
 POLICY_S = 0.5  # how long a policy is remembered
-
-Answer = TypeVar("Answer")
 
 
 class StoreReading:

@@ -14,12 +14,11 @@ from pipeline.gallery.errors import (
     DuplicateError,
     ForbiddenError,
     InvalidError,
-    PictureError,
     RefusedError,
     UnknownError,
 )
 from pipeline.gallery.protocol import Template
-from pipeline.gallery.searching import Searching
+from pipeline.gallery.searching import Searching, vector_of
 from pipeline.gallery.subjects import Caller, NamespacePolicy, Subject, UnknownTrack
 from pipeline.packets import EmbeddedFace, Floats, Pixels
 
@@ -226,7 +225,7 @@ class Keeping(Searching):
             raise InvalidError(message)
         if picture is not None:
             face = self.only_face(picture)
-            return _of(face), face.crop
+            return vector_of(face), face.crop
         if vector is not None:
             return self.checked(vector[None], "")[0], None
         return self._unknown(track_id).vector, None
@@ -256,7 +255,7 @@ class Keeping(Searching):
     def _template(self, subject_id: str, face: EmbeddedFace, sha256: str, *, keep_photo: bool) -> Template:
         return Template(
             subject_id,
-            _of(face),
+            vector_of(face),
             face.quality.score,
             face.mask_probability >= 0.5,
             face.crop if keep_photo else None,
@@ -338,10 +337,3 @@ def redated(subject: Subject, before: float | None, ttl_s: float | None) -> Subj
 def _dated(subject: Subject, policy: NamespacePolicy) -> Subject:
     """With the date that the namespace sets, where it has none."""
     return redated(subject, None, policy.subject_ttl_s)
-
-
-def _of(face: EmbeddedFace) -> Floats:
-    if face.embedding is None:
-        message = "the face has no vector"
-        raise PictureError(message)
-    return face.embedding.vector

@@ -148,7 +148,7 @@ class Searching:
                 message = "the second picture shows no face that could be compared"
                 raise PictureError(message)
             said.count = len(faces)
-        return FaceView.of(source), [(FaceView.of(face), float(_vector(face) @ _vector(source))) for face in faces]
+        return FaceView.of(source), [(FaceView.of(face), float(vector_of(face) @ vector_of(source))) for face in faces]
 
     def compare_vectors(self, caller: Caller, one: Floats, others: Floats) -> list[float]:
         """The cosine similarity of each of ``others``, (N, D) float32, to ``one``, (D,) float32.
@@ -234,12 +234,12 @@ class Searching:
 
     def _decided(self, caller: Caller, faces: Sequence[EmbeddedFace], limits: Limits, top: int) -> list[Found]:
         good = [face for face in faces if face.embedding is not None]
-        vectors = np.array([_vector(face) for face in good], np.float32)
+        vectors = np.array([vector_of(face) for face in good], np.float32)
         answers = iter(self._matched(caller, vectors, [FaceView.of(f).masked for f in good], limits, top))
         poor = partial(Found, "low_quality", gallery_version=self.desk.matcher.version)
         return [
             replace(next(answers) if face.embedding is not None else poor(), face=FaceView.of(face),
-                    vector=None if face.embedding is None else _vector(face))
+                    vector=None if face.embedding is None else vector_of(face))
             for face in faces
         ]  # fmt: skip
 
@@ -286,8 +286,8 @@ class Searching:
         view = FaceView.of(face)
         if face.embedding is None:
             return self._versioned(Found("low_quality", face=view))
-        said = _claim(_vector(face), subject, own, limits, masked=view.masked)
-        return self._versioned(replace(said, face=view, vector=_vector(face)))
+        said = _claim(vector_of(face), subject, own, limits, masked=view.masked)
+        return self._versioned(replace(said, face=view, vector=vector_of(face)))
 
     def _versioned(self, found: Found) -> Found:
         return replace(found, gallery_version=self.desk.matcher.version)
@@ -316,7 +316,12 @@ def _without_margin(limits: Limits) -> Limits:
     return limits.model_copy(update={"margin": 0.0})
 
 
-def _vector(face: EmbeddedFace) -> Floats:
+def vector_of(face: EmbeddedFace) -> Floats:
+    """The identity vector of a face, (D,) float32 of unit length.
+
+    Raises:
+        PictureError: It has none.
+    """
     if face.embedding is None:
         message = "the face has no vector"
         raise PictureError(message)

@@ -19,7 +19,6 @@ from tests.support.gallery_asked import (
     ADMIN,
     AUDITOR,
     BLUE,
-    GREEN,
     NOW,
     OPERATOR,
     READER,
@@ -28,13 +27,6 @@ from tests.support.gallery_asked import (
     seen,
     unknown,
 )
-
-
-@pytest.fixture
-def service(gallery_service: GalleryService) -> GalleryService:
-    gallery_service.enrol(OPERATOR, "red", picture(RED), keep_photo=True)
-    gallery_service.enrol(OPERATOR, "green", picture(GREEN))
-    return gallery_service
 
 
 def test_an_erasure_counts_what_went_and_is_verified_by_looking(service: GalleryService) -> None:

@@ -38,13 +38,6 @@ from tests.support.gallery_asked import (
 )
 
 
-@pytest.fixture
-def service(gallery_service: GalleryService) -> GalleryService:
-    gallery_service.enrol(OPERATOR, "red", picture(RED), keep_photo=True)
-    gallery_service.enrol(OPERATOR, "green", picture(GREEN))
-    return gallery_service
-
-
 def who(service: GalleryService, *colours: tuple[int, int, int], caller: Caller = READER) -> list[tuple[str, str]]:
     return [(found.decision, found.subject_id) for found in service.search(caller, picture(*colours))]
 
