@@ -83,16 +83,13 @@ class Pause(Operator[AnyPacket, AnyPacket]):
 
 
 class Unreachable(Operator[AnyPacket, AnyPacket]):
-    """Cannot be called ``times`` times in this process, once packets have numbers from ``since`` on; then it can."""
+    """Cannot be called with packets numbered ``since`` or later while there is a file ``down``."""
 
-    refused = 0  # of all that are built one after the other
-
-    def __init__(self, times: int, since: int) -> None:
-        self._times, self._since = times, since
+    def __init__(self, down: str, since: int = 0) -> None:
+        self._down, self._since = Path(down), since
 
     def __call__(self, batch: Sequence[AnyPacket]) -> list[AnyPacket]:
-        if batch and batch[0].seq >= self._since and Unreachable.refused < self._times:
-            Unreachable.refused += 1
+        if batch and batch[0].seq >= self._since and self._down.exists():
             stage = "check"
             raise UnavailableError(stage, 4, "ActorDiedError")
         return list(batch)

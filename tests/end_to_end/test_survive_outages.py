@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -40,14 +41,24 @@ class Crew:
 
     def __init__(self, settings: KafkaSettings, graph: Path) -> None:
         self._command = [sys.executable, str(WORKER), settings.servers, settings.prefix, str(graph)]
-        self._over = False
+        self._over, self._began_s = False, time.monotonic()
+        self._heard_s: list[float] = []
         self.said: list[tuple[str, str]] = []
         self.deaths = -1
         self._thread = threading.Thread(target=self._run)
 
+    def __str__(self) -> str:
+        said = [f"after {at - self._began_s:.1f} s: {word}" for at, word in zip(self._heard_s, self.said, strict=True)]
+        return "\n".join([*said, f"now, after {time.monotonic() - self._began_s:.1f} s: {self.deaths} deaths"])
+
     def kill(self) -> None:
         """SIGKILL."""
         self._process.kill()
+
+    def attempts(self) -> int:
+        """How often it began to read."""
+        states = [state for state, _ in self.said]
+        return sum(now == "running" != before for before, now in itertools.pairwise(["", *states]))
 
     def reasons(self) -> str:
         return "\n".join(reason for _, reason in self.said)
@@ -58,6 +69,7 @@ class Crew:
             with subprocess.Popen(self._command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as self._process:
                 assert self._process.stdout
                 for line in self._process.stdout:
+                    self._heard_s.append(time.monotonic())
                     self.said.append(tuple(json.loads(line)))
 
     @contextmanager
@@ -94,9 +106,9 @@ def test_a_worker_killed_inside_a_group_of_pictures_decodes_it_again_and_tells_n
     with Crew(settings, file).at_work() as crew:
         for first, end in ((0, 14), (14, 37), (37, FRAMES)):
             publish(settings, zipped(*(film[first:end] for film in films)), 0)
-            until(settings, STREAMS, (end // 8 * 8, end // 8 * 8))
+            until(settings, STREAMS, (end // 8 * 8, end // 8 * 8), who=crew)
             crew.kill()
-        found = until(settings, STREAMS, (FRAMES, FRAMES))
+        found = until(settings, STREAMS, (FRAMES, FRAMES), who=crew)
     assert crew.deaths >= 2
     wanted, kept = calm(new_topics, kafka, file, films)
     assert found == wanted
@@ -106,10 +118,15 @@ def test_a_worker_killed_inside_a_group_of_pictures_decodes_it_again_and_tells_n
 def test_a_stage_that_cannot_be_called_makes_no_dead_letters(
     settings: KafkaSettings, kafka: str, new_topics: New, tmp_path: Path
 ) -> None:
-    films = [shots(stream, MPEG_TS) for stream in STREAMS]
+    films, down = [shots(stream, MPEG_TS) for stream in STREAMS], tmp_path / "down"
+    down.touch()
     publish(settings, zipped(*films), 0)
-    with Crew(settings, graph_file(tmp_path, "Unreachable", "{times: 5, since: 16}")).at_work() as crew:
-        until(settings, STREAMS, (FRAMES, FRAMES))
+    with Crew(settings, graph_file(tmp_path, "Unreachable", f"{{down: {down}, since: 16}}")).at_work() as crew:
+        until(settings, STREAMS, (16, 16), who=crew)
+        eventually(lambda: crew.attempts() >= 4, f"it does not begin again: {crew.said}")
+        assert [len(of) for of in records(settings, STREAMS).values()] == [16, 16]
+        down.unlink()
+        until(settings, STREAMS, (FRAMES, FRAMES), who=crew)
     assert "no replica of stage 'check' answered in 4 attempts" in crew.reasons()
     found, remembered, dead = outcome(settings, STREAMS)
     assert (found, remembered) == calm(new_topics, kafka, graph_file(tmp_path), films)
@@ -127,13 +144,13 @@ def test_while_the_dead_letters_cannot_be_written_nothing_is_passed_over(
     close(settings, trouble)
     publish(settings, [*whole[:4], bad, *whole[4:]], 0)
     with Crew(settings, file).at_work() as crew:
-        until(settings, STREAMS, (16, 16))
+        until(settings, STREAMS, (16, 16), who=crew)
         eventually(lambda: reason in crew.reasons(), f"nobody says why: {crew.said}")
         time.sleep(3)
         assert [len(of) for of in records(settings, STREAMS).values()] == [16, 16], "it went on without the bad message"
         assert crew.deaths == 0, "it need not end for that"
         reopen(settings, trouble)
-        found = until(settings, STREAMS, (FRAMES, FRAMES), 1)
+        found = until(settings, STREAMS, (FRAMES, FRAMES), 1, crew)
         eventually(lambda: crew.said[-1] == ("running", ""), f"it still complains: {crew.said}")
     assert (found, outcome(settings, STREAMS)[1]) == calm(new_topics, kafka, file, films)
     assert [letter.value for letter in letters(settings)] == [b"no video"]
@@ -202,7 +219,7 @@ def test_a_disk_that_is_full_ends_the_broker_and_costs_nothing_once_there_is_roo
             time.sleep(3)
             (small_disk / "ballast").unlink()
             server.start()
-            found = until(settings, STREAMS, (FRAMES, FRAMES), 3)
+            found = until(settings, STREAMS, (FRAMES, FRAMES), 3, crew)
         remembered = outcome(settings, STREAMS)[1]
         assert len(letters(settings)) == 3
     assert (found, remembered) == calm(new_topics, kafka, file, films)

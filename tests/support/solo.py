@@ -108,15 +108,21 @@ def at_work(work: Work) -> Iterator[Shift]:
         thread.join(30)
 
 
-def until(settings: KafkaSettings, streams: Sequence[str], frames: Sequence[int], deaths: int = 0) -> Records:
-    """The records of these streams once so many frames of each are out, and so many messages are dead letters."""
+def until(
+    settings: KafkaSettings, streams: Sequence[str], frames: Sequence[int], deaths: int = 0, who: object = None
+) -> Records:
+    """The records of these streams once so many frames of each are out, and so many messages are dead letters.
+
+    Where that does not come, what ``who`` works on them has to say is told.
+    """
     deadline = time.monotonic() + 120  # Kafka's client may have to be given up once or twice
     while True:
         found = records(settings, streams)
         counts, dead = [len(found[stream]) for stream in streams], len(letters(settings)) if deaths else 0
         if all(a >= b for a, b in zip(counts, frames, strict=True)) and dead >= deaths:
             return found
-        assert time.monotonic() < deadline, f"{counts} frames and {dead} dead letters came out\n{stacks()}"
+        late = time.monotonic() > deadline
+        assert not late, f"{counts} frames and {dead} dead letters came out\n{who}\n{stacks()}"
         time.sleep(0.1)
 
 
