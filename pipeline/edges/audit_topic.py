@@ -54,7 +54,7 @@ def to_kafka(log: AuditLog, settings: KafkaSettings) -> int:
                 producer.commit_transaction()
             added += len(entries)
     finally:
-        producer.close(timeout=1)
+        producer.close()
     return added
 
 

@@ -69,4 +69,4 @@ def replay(settings: KafkaSettings, chosen_letters: Sequence[Message]) -> None:
                 producer.send(settings.topic("dlq"), None, letter.key, note, letter.partition)
             producer.commit_transaction()
     finally:
-        producer.close(timeout=1)
+        producer.close()

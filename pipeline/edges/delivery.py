@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from kafka import ConsumerGroupMetadata, KafkaProducer, OffsetAndMetadata, TopicPartition
+from kafka import ConsumerGroupMetadata, OffsetAndMetadata, TopicPartition
 from kafka.errors import KafkaError
 from kafka.partitioner import murmur2
 
+from pipeline.edges.kafka_producer import Producer
 from pipeline.edges.kafka_settings import KafkaSettings
 from pipeline.edges.kafka_topics import LETTER_BYTES, read_to_end
 from pipeline.edges.video_messages import Message
@@ -105,7 +106,7 @@ class Delivery(ABC):
         self._traceparent = ""
         self._sent: list[Any] = []
         with self._limited("take over"):
-            self._producer: KafkaProducer = self._connect(max_request_size=settings.message_bytes + LETTER_BYTES + 1024)
+            self._producer: Producer = self._connect(max_request_size=settings.message_bytes + LETTER_BYTES + 1024)
             self._partition = self._home() if partition is None else partition
 
     def begin(self, traceparent: str = "") -> None:
@@ -215,7 +216,7 @@ class Delivery(ABC):
     def close(self) -> None:
         """End the connection; what was begun and not committed is lost."""
         with limited("closing the producer", self._deadline_s + 2, self._on_stuck):
-            self._producer.close(timeout=1)
+            self._producer.close()
 
     @contextmanager
     def _limited(self, doing: str) -> Iterator[None]:
@@ -260,7 +261,7 @@ class Delivery(ABC):
         return home
 
     @abstractmethod
-    def _connect(self, **limits: Any) -> KafkaProducer: ...
+    def _connect(self, **limits: Any) -> Producer: ...
 
     @abstractmethod
     def _begin(self) -> None: ...
@@ -275,7 +276,7 @@ class Delivery(ABC):
 class Transactions(Delivery):
     """Exactly once, for whoever reads committed messages only. A new one fences off the one before."""
 
-    def _connect(self, **limits: Any) -> KafkaProducer:
+    def _connect(self, **limits: Any) -> Producer:
         owner = f"partition-{self._source.partition}" if self._source else f"stream-{self._owner}"
         producer = self._settings.producer(
             transactional_id=f"{self._settings.prefix}{self._group}.{owner}",
@@ -301,7 +302,7 @@ class Transactions(Delivery):
 class AtLeastOnce(Delivery):
     """Everything arrives; after a failure some of it twice, with the same ``ce_id``. Needs no transactions."""
 
-    def _connect(self, **limits: Any) -> KafkaProducer:
+    def _connect(self, **limits: Any) -> Producer:
         if self._source is not None:
             self._offsets = self._settings.consumer(group_id=self._group)
             self._offsets.assign([self._source])

@@ -10,11 +10,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.errors import AuthorizationError, KafkaError, SaslAuthenticationFailedError
 from kafka.net.compat import KafkaNetClient
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
+from pipeline.edges.kafka_producer import Producer
 from pipeline.errors import PipelineError, SinkError, SourceError
 
 MESSAGE_BYTES = 8 * 1024 * 1024
@@ -111,7 +112,7 @@ class KafkaSettings(BaseModel):
             message = f"Kafka's user {self.user!r} needs a password, but {place} cannot be read"
             raise PipelineError(message) from error
 
-    def producer(self, **more: Any) -> KafkaProducer:
+    def producer(self, **more: Any) -> Producer:
         """A connected producer that waits for nothing longer than 4 s and never makes a topic.
 
         Raises:
@@ -129,7 +130,8 @@ class KafkaSettings(BaseModel):
             "allow_auto_create_topics": False,
             "metrics_enabled": False,
         }
-        return self._connected(KafkaProducer, SinkError, {**limits, **more})
+        producer: Producer = self._connected(Producer, SinkError, {**limits, **more})
+        return producer
 
     def consumer(self, **more: Any) -> KafkaConsumer:
         """A connected consumer of no group that sees committed records only, and never makes a topic.

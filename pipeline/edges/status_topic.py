@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from threading import Condition, Thread
 
-from kafka import KafkaProducer
-
+from pipeline.edges.kafka_producer import Producer
 from pipeline.edges.kafka_settings import KafkaSettings
 from pipeline.edges.kafka_topics import read_to_end
 from pipeline.edges.status import StreamStatus
@@ -56,7 +55,7 @@ class StatusTopic:
                 log.warning("Kafka did not take the last status of %s", ", ".join(left))
 
     def _run(self) -> None:
-        producer: KafkaProducer | None = None
+        producer: Producer | None = None
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closed or self._waiting)
@@ -74,7 +73,7 @@ class StatusTopic:
                     return
         _close(producer)
 
-    def _send(self, producer: KafkaProducer, newest: dict[str, StreamStatusRecord]) -> None:
+    def _send(self, producer: Producer, newest: dict[str, StreamStatusRecord]) -> None:
         topic = self._settings.topic("streams.status")
         with self._settings.errors(SinkError, f"write to {topic}"):
             sent = {}
@@ -124,6 +123,6 @@ def last_statuses(settings: KafkaSettings) -> dict[str, StreamStatusRecord]:
     return statuses
 
 
-def _close(producer: KafkaProducer | None) -> None:
+def _close(producer: Producer | None) -> None:
     if producer is not None:
-        producer.close(timeout=1)
+        producer.close()

@@ -52,4 +52,4 @@ class VideoTopic:
                 self._sent.popleft().get(ARRIVES_S)
 
     def close(self) -> None:
-        self._producer.close(timeout=1)
+        self._producer.close()

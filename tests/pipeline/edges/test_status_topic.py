@@ -101,6 +101,20 @@ def test_while_no_broker_answers_nobody_waits_and_the_newest_status_comes_throug
     assert last_statuses(settings)["yard"].reason == "attempt 99"
 
 
+def test_a_status_that_a_frozen_broker_did_not_take_comes_once_it_is_thawed(
+    mortal: tuple[KafkaServer, KafkaSettings], opened: Opener, caplog: pytest.LogCaptureFixture
+) -> None:
+    server, settings = mortal
+    topic = opened(settings)
+    topic.tell(status())
+    _until(lambda: "gate" in last_statuses(settings), 10)
+    server.freeze()
+    topic.tell(status(state="reconnecting", reason="it has fallen silent"))
+    _until(lambda: "the status of gate waits" in caplog.text, 20)
+    server.thaw()
+    _until(lambda: last_statuses(settings)["gate"].reason == "it has fallen silent", 30)
+
+
 def test_a_topic_that_never_found_its_broker_is_closed_within_three_seconds(
     opened: Opener, caplog: pytest.LogCaptureFixture
 ) -> None:
