@@ -12,14 +12,12 @@ from itertools import count, islice
 from threading import Condition
 from typing import Any, NamedTuple
 
-import redis
 from pydantic import SecretStr, ValidationError
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
-from redis.retry import Retry
+from redis.exceptions import ResponseError
 
 from pipeline import audit
 from pipeline.audit import SET_BACK, Anchor, Details, Entry, Event, Fault, Head
+from pipeline.edges.redis_link import RedisLink
 from pipeline.gallery.errors import AwayError, GalleryError, InvalidError, RefusedError
 from pipeline.gallery.keys import Keys, canonical
 from pipeline.redact import redact
@@ -80,19 +78,11 @@ class AuditLog:
         Raises:
             GalleryError: The URL is none of Redis.
         """
-        self.namespace, self._keys, self._shown = namespace, keys, redact(url.get_secret_value())
+        self.namespace, self._keys = namespace, keys
         self._key = f"omote:{{{namespace}}}:audit"
-        try:
-            self._redis = redis.Redis.from_url(
-                url.get_secret_value(),
-                socket_timeout=PATIENCE_S,
-                socket_connect_timeout=PATIENCE_S,
-                retry=Retry(NoBackoff(), 0),  # a step whose answer was lost is looked for before it is made again
-            )
-        except ValueError as error:
-            message = f"{self._shown!r} is no Redis URL; give redis://host:6379/0 or rediss://host:6379/0"
-            raise GalleryError(message) from error
-        self._step = self._redis.register_script(STEP)
+        # A step whose answer was lost is looked for before it is made again.
+        self._link = RedisLink(url, AwayError, patience_s=PATIENCE_S, tries=1)
+        self._step = self._link.client.register_script(STEP)
         self._changed, self._writing = Condition(), False
         self._waiting: deque[_Waiting] = deque()
         self._known: _Known | None = None
@@ -160,7 +150,7 @@ class AuditLog:
         for first in range(after_seq + 1, end + 1, PAGE):
             numbers = list(map(str, range(first, min(first + PAGE, end + 1))))
             with self._errors():
-                page: Any = self._redis.hmget(self._key, numbers)
+                page: Any = self._link.client.hmget(self._key, numbers)
             yield from (line for line in page if line is not None)
 
     def head(self) -> Head:
@@ -182,7 +172,7 @@ class AuditLog:
         Raises:
             AwayError: Redis does not answer.
         """
-        with self._errors(), self._redis.pipeline(transaction=True) as both:
+        with self._errors(), self._link.client.pipeline(transaction=True) as both:
             both.hget(self._key, "head")
             both.hlen(self._key)
             text, size = both.execute()
@@ -202,7 +192,7 @@ class AuditLog:
 
     def close(self) -> None:
         """End the connections."""
-        self._redis.close()
+        self._link.close()
 
     def _turn(self, mine: _Waiting) -> list[_Waiting]:
         """What to write for all who wait, from the oldest on; empty once somebody wrote what is ``mine``."""
@@ -240,9 +230,10 @@ class AuditLog:
                 if (done := self._attempt([*self._notices, *events])) is not None:
                     self._notices.clear()
                     return done
-            except AwayError:
+            except AwayError as error:
                 if failed:
-                    raise
+                    message = f"{error}; nothing is known to be written, ask again later"
+                    raise AwayError(message) from error
                 failed = True  # an idle connection may have been closed meanwhile: that is no reason to give up
             else:
                 time.sleep(random.random() * PAUSE_S)
@@ -286,7 +277,7 @@ class AuditLog:
 
     def _at_head(self) -> bytes | None:
         with self._errors():
-            answer: Any = self._redis.hget(self._key, "head")
+            answer: Any = self._link.client.hget(self._key, "head")
         return answer if answer is None else bytes(answer)
 
     def _look(self, answer: bytes | None) -> _Known:
@@ -307,7 +298,7 @@ class AuditLog:
         """
         for entries in [each for each in self._unsure if each[0].seq <= head.seq]:
             with self._errors():
-                there: Any = self._redis.hget(self._key, str(entries[-1].seq))
+                there: Any = self._link.client.hget(self._key, str(entries[-1].seq))
             if there == entries[-1].line:
                 self._late.update({entry.id: entry for entry in entries})
             self._unsure.remove(entries)
@@ -353,12 +344,12 @@ class AuditLog:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except RedisError as error:
-            said = redact(str(error))
-            if isinstance(error, ResponseError) and any(word in said for word in DAMAGE):
+        with self._link.errors():
+            try:
+                yield
+            except ResponseError as error:
+                said = redact(str(error))
+                if not any(word in said for word in DAMAGE):
+                    raise
                 message = f"the audit log of {self.namespace!r} is not as it was left: {said}"
                 raise RefusedError(message) from error
-            message = f"Redis at {self._shown} does not answer: {said}; nothing is known to be written, ask again later"
-            raise AwayError(message) from error

@@ -80,6 +80,7 @@ class RedisLink:
         error: type[PipelineError],
         *,
         patience_s: float = PATIENCE_S,
+        tries: int = 2,
         text: bool = False,
         name: str = "",
     ) -> None:
@@ -89,6 +90,7 @@ class RedisLink:
             url: Where it is, with its password.
             error: What becomes of the errors of Redis.
             patience_s: How long one answer may take.
+            tries: How often to ask where the connection is lost; once where asking again would do a thing twice.
             text: Whether the client gives strings.
             name: What Redis calls the connections, for `wake`.
 
@@ -99,7 +101,7 @@ class RedisLink:
         options: dict[str, Any] = {
             "socket_timeout": patience_s,
             "socket_connect_timeout": min(patience_s, PATIENCE_S),
-            "retry": Retry(NoBackoff(), 1, (Lost,)),  # who does not answer in time is not asked again
+            "retry": Retry(NoBackoff(), tries - 1, (Lost,)),  # who does not answer in time is not asked again
             "health_check_interval": 30,
             "decode_responses": text,
             "client_name": name or None,

@@ -160,16 +160,16 @@ def test_a_step_whose_answer_was_lost_is_looked_for_and_not_made_twice(log: Audi
 
 def test_an_event_that_is_given_again_after_an_error_is_not_written_twice(log: AuditLog, opened: Opener) -> None:
     log.append(events())
-    given, step, client = events(2), log._step, log._redis
+    given, step, client = events(2), log._step, log._link.client
 
     def lose(keys: Any, args: Any) -> Any:
         step(keys=keys, args=args)
         raise Lost
 
-    log._step, log._redis = lose, Gone()  # type: ignore[assignment]
+    log._step, log._link.client = lose, Gone()  # type: ignore[assignment]
     with pytest.raises(AwayError, match="nothing is known to be written"):
         log.append(given)
-    log._step, log._redis = step, client
+    log._step, log._link.client = step, client
     opened(log.namespace).append(events())
     assert [entry.seq for entry in log.append([*events(), *given])] == [5, 2, 3]
     assert (log.head().seq, log.verify()) == (5, [])
@@ -177,15 +177,15 @@ def test_an_event_that_is_given_again_after_an_error_is_not_written_twice(log: A
 
 def test_a_step_that_was_never_made_is_not_taken_for_one_that_began_alike(log: AuditLog) -> None:
     log.append(events())
-    (one, two), step, client = events(2), log._step, log._redis
+    (one, two), step, client = events(2), log._step, log._link.client
 
     def lose(keys: Any, args: Any) -> Any:
         raise Lost
 
-    log._step, log._redis = lose, Gone()  # type: ignore[assignment]
+    log._step, log._link.client = lose, Gone()  # type: ignore[assignment]
     with pytest.raises(AwayError):
         log.append([one, two])
-    log._step, log._redis = step, client
+    log._step, log._link.client = step, client
     assert [log.append([one])[0].seq, log.append([two])[0].seq] == [2, 3]
     assert ([entry.id for entry in log.entries(after_seq=1)], log.verify()) == ([one.id, two.id], [])
 
