@@ -136,6 +136,14 @@ class StoreReading:
         with self.link.errors():
             return sorted(name.decode() for name in self.link.client.sscan_iter(key, count=AT_ONCE))
 
+    def owners(self) -> set[str]:
+        """Ids of those of whom there are templates, whether they are subjects or not."""
+        owners: set[str] = set()
+        for some in in_parts(self.template_ids()):
+            rows = self.link.fields([self.key("template", name) for name in some], ["subject"])
+            owners |= {kept.decode() for (kept,) in rows if kept}
+        return owners
+
     def templates(self, names: Sequence[str]) -> list[Template]:
         """Those of these that are there, without photos."""
         found: list[Template] = []

@@ -13,8 +13,10 @@ from pipeline.edges.redis_reading import AT_ONCE, in_parts
 from pipeline.edges.redis_store import GalleryStore
 from pipeline.gallery.errors import InvalidError, UnknownError
 from pipeline.gallery.subjects import Sighting, UnknownTrack
+from pipeline.packets import Pixels
 
 MOST_UNKNOWN = 20_000  # the oldest give way
+UNKNOWN = ("stream", "model", "quality", "masked", "seen", "ignored", "vector")  # all fields but the photo
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +67,33 @@ class TrackStore:
         if too_many:
             self.drop_unknown(name.decode() for name in too_many)
 
-    def unknowns(self) -> list[UnknownTrack]:
-        """Those that were not forgotten, the latest first."""
-        with self._store.link.errors():
-            names = [name.decode() for name in self._store.link.client.zrevrange(self._key("unknowns"), 0, -1)]
-        found = [self._unknown(name, row) for name, row in self._hashes("unknown", names) if b"vector" in row]
+    def unknowns(self, names: Sequence[str] | None = None) -> list[UnknownTrack]:
+        """Those of ``names`` that were not forgotten, or all, the latest first; without their photos."""
+        if names is None:
+            with self._store.link.errors():
+                names = [name.decode() for name in self._store.link.client.zrevrange(self._key("unknowns"), 0, -1)]
+        rows: list[list[bytes | None]] = []
+        for some in in_parts(names):
+            rows += self._store.link.fields([self._key("unknown", name) for name in some], UNKNOWN)
+        found = [self._unknown(name, row) for name, row in zip(names, rows, strict=True) if row[-1]]
         if gone := set(names) - {track.id for track in found}:
             self.drop_unknown(gone)
         return found
+
+    def photo(self, name: str) -> Pixels | None:
+        """The crop of the best shot of an unknown track, where it was kept."""
+        store = self._store
+        with store.link.errors():
+            kept = store.link.client.hget(self._key("unknown", name), "photo")
+        return layout.opened_photo(kept, name, store.keys, store.namespace) if kept else None
+
+    def photos(self, names: Sequence[str]) -> int:
+        """Of how many of these unknown tracks a photo is kept."""
+        with self._store.link.errors():
+            pipe = self._store.link.client.pipeline(transaction=False)
+            for name in names:
+                pipe.hexists(self._key("unknown", name), "photo")
+            return sum(pipe.execute())
 
     def ignore(self, names: Iterable[str]) -> None:
         """Nobody cares who these are."""
@@ -240,27 +261,15 @@ class TrackStore:
     def _pseudonym(self, subject_id: str) -> str:
         return self._store.keys.pseudonym(self._store.namespace, subject_id)
 
-    def _hashes(self, kind: str, names: Sequence[str]) -> list[tuple[str, dict[bytes, bytes]]]:
-        rows: list[tuple[str, dict[bytes, bytes]]] = []
-        for some in in_parts(names):
-            with self._store.link.errors():
-                pipe = self._store.link.client.pipeline(transaction=False)
-                for name in some:
-                    pipe.hgetall(self._key(kind, name))
-                rows += zip(some, pipe.execute(), strict=True)
-        return rows
-
-    def _unknown(self, name: str, row: Mapping[bytes, bytes]) -> UnknownTrack:
-        store = self._store
-        photo = row.get(b"photo")
+    def _unknown(self, name: str, row: Sequence[Any]) -> UnknownTrack:
+        store, (stream, model, quality, masked, seen, ignored, vector) = self._store, row
         return UnknownTrack(
             id=name,
-            stream=row[b"stream"].decode(),
-            vector=layout.opened_vector(row[b"vector"], name, store.keys, store.namespace),
-            model=row[b"model"].decode(),
-            quality=float(row[b"quality"]),
-            masked=row[b"masked"] == b"1",
-            seen=datetime.fromtimestamp(float(row[b"seen"]), UTC),
-            ignored=row.get(b"ignored") == b"1",
-            photo=layout.opened_photo(photo, name, store.keys, store.namespace) if photo else None,
+            stream=stream.decode(),
+            vector=layout.opened_vector(vector, name, store.keys, store.namespace),
+            model=model.decode(),
+            quality=float(quality),
+            masked=masked == b"1",
+            seen=datetime.fromtimestamp(float(seen), UTC),
+            ignored=ignored == b"1",
         )

@@ -71,13 +71,13 @@ class Erasing(Naming):
 
     def _finish(self, subject_id: str, note: dict[str, Any]) -> Removed:
         """Whatever is left once the templates are gone; may be done again."""
-        desk, alike = self.desk, set(note["alike"])
+        desk, alike = self.desk, list(note["alike"])
         counts = {"matches": 0, "explanations": 0}
         for name in (subject_id, *desk.store.renamed(subject_id)):
             for kind, count in desk.tracks.forget(name).items():
                 counts[kind] += count
             desk.store.settled(name)
-        crops = sum(track.photo is not None for track in desk.tracks.unknowns() if track.id in alike)
+        crops = desk.tracks.photos(alike)
         unknown = desk.tracks.drop_unknown(alike)
         anchors = 0
         for template_id, other in note["anchors"]:
@@ -178,7 +178,7 @@ class Erasing(Naming):
                 created = store.subject(name).created
                 again = created > receipt.at
                 yield f"the subject was added again at {created:%Y-%m-%d %H:%M}" if again else "the subject is there"
-        if receipt.subject in {store.keys.pseudonym(store.namespace, each.subject_id) for each in self._all()}:
+        if receipt.subject in {store.keys.pseudonym(store.namespace, owner) for owner in store.owners()}:
             yield "templates of the subject are there"
         if left := self.desk.tracks.left(receipt.subject):
             yield f"{left} sightings or explanations of the subject are there"

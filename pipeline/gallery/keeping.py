@@ -231,9 +231,8 @@ class Keeping(Searching):
         return self._unknown(track_id).vector, None
 
     def _unknown(self, track_id: str) -> UnknownTrack:
-        for track in self.desk.tracks.unknowns():
-            if track.id == track_id:
-                return track
+        for track in self.desk.tracks.unknowns([track_id]):
+            return track
         message = f"there is no unknown track {track_id!r}; it may have been forgotten"
         raise UnknownError(message)
 

@@ -40,7 +40,7 @@ class Naming(Keeping):
             templates = [
                 Template(
                     subject_id, track.vector, track.quality, track.masked,
-                    track.photo if said.policy.keep_photos else None,
+                    self.desk.tracks.photo(track.id) if said.policy.keep_photos else None,
                     id=str(uuid4()), model=track.model, created=now,
                 )
                 for track in best
@@ -78,7 +78,6 @@ class Naming(Keeping):
     def _members(self, cluster_id: str, policy: NamespacePolicy) -> list[UnknownTrack]:
         for cluster in self._clusters(policy):
             if cluster.id == cluster_id:
-                members = set(cluster.members)
-                return [track for track in self.desk.tracks.unknowns() if track.id in members]
+                return self.desk.tracks.unknowns(cluster.members)
         message = f"there is no cluster {cluster_id!r} any more; list them again"
         raise UnknownError(message)

@@ -70,7 +70,10 @@ def test_who_is_seen_and_who_is_unknown_is_kept(opened: Opened) -> None:
     assert (sighting.id, sighting.subject_id, sighting.score) == ("a", "ada", 0.7)
     (track,) = tracks.unknowns()
     assert (track.id, track.quality) == ("b", 0.8)
-    assert track.photo is not None
+    photo = tracks.photo("b")
+    assert photo is not None
+    assert photo.shape == (128, 128, 3)
+    assert (tracks.photos(["b", "c"]), tracks.unknowns(["c"])) == (1, [])
 
 
 def test_only_the_best_face_of_a_track_is_kept_and_none_once_somebody_is_known(opened: Opened) -> None:
@@ -78,7 +81,7 @@ def test_only_the_best_face_of_a_track_is_kept_and_none_once_somebody_is_known(o
     with closing(GallerySink(at)) as sink:
         sink.write([face("b", "unknown", quality=0.5), face("b", "unknown", quality=0.9), face("b", "unknown")])
         soon(lambda: [track.quality for track in tracks.unknowns()] == [0.9])
-        assert tracks.unknowns()[0].photo is None  # nobody asked for photos
+        assert tracks.photo("b") is None  # nobody asked for photos
         sink.write([face("b", "known", "bob", first=True)])
         soon(lambda: not tracks.unknowns())
 
