@@ -125,6 +125,20 @@ def test_the_log_tells_all_of_it_without_a_name(run: Run, tmp_path: Path) -> Non
     assert run("audit", "verify", "--against", tmp_path / "audit.jsonl")[0] == 0
 
 
+def test_who_has_an_exported_log_and_the_public_key_can_verify_it(run: Run, keys_file: Path, tmp_path: Path) -> None:
+    file = tmp_path / "audit.jsonl"
+    assert run("audit", "export", "--to", file)[0] == 0
+    key = Keys.read(keys_file).public_key
+    asked = ("audit", "verify", "--file", file, "--public-key", key, "--redis", "redis://127.0.0.1:1/0")
+    status, out, _ = run(*asked)
+    assert (status, "is whole, and signed by this key" in out) == (0, True)
+    file.write_bytes(file.read_bytes().replace(b'"enrol"', b'"other"', 1))
+    status, out, _ = run(*asked)
+    assert (status, "entry" in out) == (1, True)
+    assert run("audit", "verify", "--file", tmp_path / "none", "--public-key", key)[0] == 1
+    assert run("audit", "verify", "--file", file)[0] == 2
+
+
 def test_a_gallery_that_is_too_small_bears_no_threshold(run: Run, tmp_path: Path) -> None:
     status, out, _ = run("calibrate", "--picture", tmp_path / "curve.png")
     assert status == 1
