@@ -13,9 +13,10 @@ from typing import Any, Literal
 from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.errors import AuthorizationError, KafkaError, SaslAuthenticationFailedError
 from kafka.net.compat import KafkaNetClient
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from pipeline.edges.kafka_producer import Producer
+from pipeline.environment import settings_from
 from pipeline.errors import PipelineError, SinkError, SourceError
 
 MESSAGE_BYTES = 8 * 1024 * 1024
@@ -70,7 +71,7 @@ class KafkaSettings(BaseModel):
     @model_validator(mode="after")
     def _has_user(self) -> KafkaSettings:
         if self.security.startswith("SASL") and not self.user:
-            message = f"security {self.security} needs a user"
+            message = f"Kafka's security {self.security} needs a user; set OMOTE_KAFKA_USER"
             raise ValueError(message)
         return self
 
@@ -84,15 +85,8 @@ class KafkaSettings(BaseModel):
         Raises:
             PipelineError: One has a value that cannot be.
         """
-        names = {f: f"OMOTE_KAFKA_{f.upper()}" for f in cls.model_fields} | {"servers": "KAFKA_BOOTSTRAP_SERVERS"}
-        found: dict[str, Any] = {field: os.environ[name] for field, name in names.items() if os.environ.get(name)}
-        try:
-            return cls(**{**found, **given})
-        except ValidationError as error:
-            first = error.errors(include_input=False)[0]
-            place = ", ".join(names[str(step)] for step in first["loc"]) or "OMOTE_KAFKA_SECURITY"
-            message = f"{place}: {first['msg'].removeprefix('Value error, ')}"
-            raise PipelineError(message) from error
+        variables = {field: f"OMOTE_KAFKA_{field.upper()}" for field in cls.model_fields}
+        return settings_from(cls, {**variables, "servers": "KAFKA_BOOTSTRAP_SERVERS"}, given)
 
     def topic(self, name: str) -> str:
         """Full name of one of omote's topics: ``video`` is ``omote.video.v1``."""

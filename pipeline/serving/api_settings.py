@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from pipeline.environment import settings_from
 from pipeline.errors import PipelineError
 
 
@@ -29,7 +30,7 @@ class ApiSettings(BaseModel):
 
     @model_validator(mode="after")
     def _is_guarded(self) -> ApiSettings:
-        if self.token is None and not _is_loopback(self.host):
+        if self.token is None and not is_loopback(self.host):
             message = (
                 f"the API may not listen at {self.host!r} without a token: everybody who reaches it could add and "
                 "remove cameras; set OMOTE_API_TOKEN_FILE or OMOTE_API_TOKEN, or listen at 127.0.0.1"
@@ -47,15 +48,8 @@ class ApiSettings(BaseModel):
         Raises:
             PipelineError: One has a value that cannot be, or others could reach the API and there is no token.
         """
-        names = {"host": "OMOTE_API_HOST", "port": "OMOTE_API_PORT"}
-        found: dict[str, Any] = {field: os.environ[name] for field, name in names.items() if os.environ.get(name)}
-        try:
-            return cls(**{"token": token(), **found, **given})
-        except ValidationError as error:
-            first = error.errors(include_input=False)[0]
-            place = "".join(f"{names.get(str(step), step)}: " for step in first["loc"])
-            message = place + first["msg"].removeprefix("Value error, ")
-            raise PipelineError(message) from None
+        variables = {"host": "OMOTE_API_HOST", "port": "OMOTE_API_PORT"}
+        return settings_from(cls, variables, {"token": token(), **given})
 
 
 def token() -> SecretStr | None:
@@ -78,7 +72,8 @@ def token() -> SecretStr | None:
     return SecretStr(found)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether nobody but this machine reaches ``host``."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

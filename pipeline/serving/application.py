@@ -20,7 +20,7 @@ from pipeline.retention import naming_subjects
 from pipeline.runners.on_ray import APPLICATION, Deployments
 from pipeline.scale import Scale
 from pipeline.serving.api import api
-from pipeline.serving.api_settings import ApiSettings
+from pipeline.serving.api_settings import ApiSettings, is_loopback
 from pipeline.serving.streams import NotReadyError, StreamSpec, StreamView, WorkerView
 from pipeline.serving.supervisor import Supervisor
 from pipeline.serving.work import Plan
@@ -174,7 +174,7 @@ def _gallery(plan: Plan, host: str) -> FastAPI | None:
     from pipeline.gallery.faces import Faces  # noqa: PLC0415
     from pipeline.serving.gallery.access import Access  # noqa: PLC0415
     from pipeline.serving.gallery.app import gallery_api  # noqa: PLC0415
-    from pipeline.serving.gallery.settings import VARIABLES, GallerySettings, is_loopback  # noqa: PLC0415
+    from pipeline.serving.gallery.settings import VARIABLES, GallerySettings  # noqa: PLC0415
 
     settings = GallerySettings.from_environment(host="127.0.0.1", certificate=None, private_key=None)
     if not (settings.behind_tls or is_loopback(host)):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pipeline.errors import PipelineError
+from pipeline.environment import settings_from
+from pipeline.serving.api_settings import is_loopback
 
 VARIABLES = {
     "host": "OMOTE_GALLERY_HOST",
@@ -78,19 +77,4 @@ class GallerySettings(BaseModel):
         Raises:
             PipelineError: One has a value that cannot be.
         """
-        found = {field: os.environ[name] for field, name in VARIABLES.items() if os.environ.get(name)}
-        try:
-            return cls(**{**found, **given})
-        except ValidationError as error:
-            first = error.errors(include_input=False)[0]
-            place = "".join(f"{VARIABLES.get(str(step), step)}: " for step in first["loc"])
-            message = place + first["msg"].removeprefix("Value error, ")
-            raise PipelineError(message) from None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether nobody but this machine reaches ``host``."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        return settings_from(cls, VARIABLES, given)

@@ -262,7 +262,7 @@ def test_a_user_with_a_password_is_let_in_and_the_password_is_seen_nowhere(
 
 def test_settings_that_cannot_be_are_refused_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OMOTE_KAFKA_SECURITY", "SASL_SSL")
-    with pytest.raises(PipelineError, match="OMOTE_KAFKA_SECURITY: security SASL_SSL needs a user"):
+    with pytest.raises(PipelineError, match="security SASL_SSL needs a user; set OMOTE_KAFKA_USER"):
         KafkaSettings.from_environment()
     monkeypatch.setenv("OMOTE_KAFKA_SECURITY", "secret")
     with pytest.raises(PipelineError, match=r"^OMOTE_KAFKA_SECURITY: Input should be 'PLAINTEXT'"):
