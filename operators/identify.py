@@ -21,6 +21,7 @@ class Evidence:
         total: (512,) float32, weighted sum of the vectors.
         scores: Weighted sum of the cosines, by subject.
         votes: How often each subject was the best.
+        before: By subject that the gallery did not have when the track began, the sum of the vectors until it had.
         shots: How many faces went in.
         gallery: Gallery that answered last.
         version: Its version.
@@ -30,6 +31,7 @@ class Evidence:
     total: Floats = field(default_factory=lambda: np.zeros(512, np.float32))
     scores: Mapping[str, float] = field(default_factory=dict)
     votes: Mapping[str, int] = field(default_factory=dict)
+    before: Mapping[str, Floats] = field(default_factory=dict)
     shots: int = 0
     gallery: str = ""
     version: int = 0
@@ -37,30 +39,37 @@ class Evidence:
 
     def with_shot(self, shot: Embedding, weight: float) -> Evidence:
         """The template with one more face. Subjects that its answer did not name keep what they had."""
-        scores = dict(self.scores)
+        scores, before = dict(self.scores), dict(self.before)
         for candidate in shot.candidates:
+            if self.shots and candidate.since > self.version and candidate.subject_id not in scores:
+                before[candidate.subject_id] = self.total
             scores[candidate.subject_id] = scores.get(candidate.subject_id, 0.0) + weight * candidate.score
         votes = dict(self.votes)
         if shot.candidates:
             best = shot.candidates[0].subject_id
             votes[best] = votes.get(best, 0) + 1
         total = np.asarray(self.total + weight * shot.vector, np.float32)
-        return Evidence(total, scores, votes, self.shots + 1, shot.gallery, shot.gallery_version, shot.stale_s)
+        return Evidence(total, scores, votes, before, self.shots + 1, shot.gallery, shot.gallery_version, shot.stale_s)
 
     def among(self, there: Container[str]) -> Evidence:
         """What it says of those who are ``there``: the others leave no trace."""
         scores = {subject: score for subject, score in self.scores.items() if subject in there}
         votes = {subject: count for subject, count in self.votes.items() if subject in there}
-        return replace(self, scores=scores, votes=votes)
+        before = {subject: total for subject, total in self.before.items() if subject in there}
+        return replace(self, scores=scores, votes=votes, before=before)
 
     def ranked(self) -> list[tuple[str, float]]:
         """Subjects and the cosine of the template with each of them, best first.
 
-        A template is a sum, so its cosine is the sum of the cosines over the length of the sum.
+        A template is a sum, so its cosine is the sum of the cosines over the length of the sum. Of a subject that
+        was enrolled while the track was in view only the faces since then count.
         """
-        length = max(float(np.linalg.norm(self.total)), 1e-6)
-        cosines = ((subject, score / length) for subject, score in self.scores.items())
+        cosines = ((subject, score / self._length(subject)) for subject, score in self.scores.items())
         return sorted(cosines, key=lambda item: (-item[1], item[0]))
+
+    def _length(self, subject: str) -> float:
+        total = self.total - self.before[subject] if subject in self.before else self.total
+        return max(float(np.linalg.norm(total)), 1e-6)
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,10 +215,17 @@ class BareFace(TrackedFace):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A subject of the gallery and its cosine similarity in [-1, 1]."""
+    """A subject of the gallery that a face is like.
+
+    Attributes:
+        subject_id: Who.
+        score: Cosine similarity in [-1, 1].
+        since: Version of the gallery from which the subject could be found, where it was not always.
+    """
 
     subject_id: str
     score: float
+    since: int = 0
 
 
 @dataclass(frozen=True, slots=True)

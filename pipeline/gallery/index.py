@@ -92,6 +92,16 @@ class Index:
             holders = [rows for rows in (self._templates, self._anchors) if template_id in rows]
             return holders[0].subject_of(template_id) if holders else None
 
+    def subjects(self) -> frozenset[str]:
+        """Who can be found."""
+        with self._lock:
+            return frozenset(self._templates.subjects)
+
+    def holds(self, subject_id: str) -> bool:
+        """Whether somebody can be found."""
+        with self._lock:
+            return bool(self._templates.rows_of(subject_id))
+
     def vectors_of(self, subject_id: str) -> Floats:
         """A subject's templates without its negative anchors, (K, D) float32; K is 0 for an unknown subject."""
         with self._lock:

@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +17,7 @@ from pipeline.errors import PipelineError
 from pipeline.gallery.index import Index
 from pipeline.gallery.protocol import Candidates
 from pipeline.gallery.subjects import Limits
-from pipeline.packets import Floats, Pixels
+from pipeline.packets import Candidate, Floats, Pixels
 
 FRESH_S = 2.0  # a feed answers at least once a second, also where nothing has changed
 WAIT_S = 1.0
@@ -116,6 +116,7 @@ class Memory:
         index: The templates.
         mark: How far it was read.
         lost: As in ``Candidates``.
+        since: By subject that came after the first reading, the version from which it could be found.
         until: Of the rows that are not matched for ever.
         expiring: A heap; may hold what is no longer so.
     """
@@ -123,6 +124,7 @@ class Memory:
     index: Index
     mark: Mark
     lost: int
+    since: dict[str, int] = field(default_factory=dict)
     until: dict[str, float] = field(default_factory=dict)
     expiring: list[tuple[float, str]] = field(default_factory=list)
 
@@ -204,7 +206,7 @@ class Matcher:
         found = memory.index.search(vectors, top or self._top) if len(vectors) else []
         if memory is not self._read_memory:  # it was replaced, and cleared, meanwhile
             return self.match(vectors, [], top)
-        return [Candidates(best, self.name, version, stale_s, lost, self._limits) for best in found]
+        return [Candidates(_dated(best, memory), self.name, version, stale_s, lost, self._limits) for best in found]
 
     def vectors(self, subject_id: str) -> Floats:
         """(N, D) templates of a subject."""
@@ -262,20 +264,31 @@ class Matcher:
     def _advance(self, changes: Changes | None) -> None:
         memory = self.read()
         if changes is None:
-            memory = self._snapshot()
+            before, memory = memory, self._snapshot()
+            memory.since = dict.fromkeys(memory.index.subjects() - before.index.subjects(), memory.mark.version)
         else:
-            added = sum(self._is_new(memory, row) for row in changes.rows)
-            self._put(memory, changes.rows)
-            self._drop(memory, changes.gone)
-            if added < changes.mark.version - memory.mark.version:  # any other change may have cost a subject
-                memory.lost = changes.mark.version
-            memory.mark = changes.mark
+            self._apply(memory, changes)
         with self._moved:
-            before, self._read_memory = self._read_memory, memory
+            before, self._read_memory = self._read_memory or memory, memory
             self._moved.notify_all()
-        if before is not None and before is not memory:
+        if before is not memory:
             before.index.clear()  # what is freed would keep vectors that may have been erased
         self._feed.confirm(memory.mark, len(memory.index))
+
+    def _apply(self, memory: Memory, changes: Changes) -> None:
+        version, index = changes.mark.version, memory.index
+        touched = {index.subject_of(name) or "" for name in (*changes.gone, *(row.id for row in changes.rows))}
+        fresh = {row.subject_id for row in changes.rows if not index.holds(row.subject_id)}
+        memory.since |= dict.fromkeys(fresh, version)  # before anybody can find them
+        added = sum(self._is_new(memory, row) for row in changes.rows)
+        self._put(memory, changes.rows)
+        self._drop(memory, changes.gone)
+        if added < version - memory.mark.version:  # any other change may have cost a subject
+            memory.lost = version
+        for who in touched & memory.since.keys():
+            if not index.holds(who):
+                del memory.since[who]
+        memory.mark = changes.mark
 
     def _is_matched(self, row: Row, now: float) -> bool:
         agreed = self._purpose is None or not row.purposes or self._purpose in row.purposes
@@ -314,3 +327,10 @@ class Matcher:
             if memory.until.get(name) == until:
                 self._drop(memory, [name])
                 memory.lost = memory.mark.version + 1  # not a change of its own: it counts with the next
+
+
+def _dated(best: tuple[Candidate, ...], memory: Memory) -> tuple[Candidate, ...]:
+    """The candidates, those who came lately with the version at which they came."""
+    if not any(each.subject_id in memory.since for each in best):
+        return best
+    return tuple(replace(each, since=memory.since.get(each.subject_id, 0)) for each in best)

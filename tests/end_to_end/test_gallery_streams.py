@@ -196,6 +196,17 @@ def test_who_is_renamed_or_erased_while_a_stream_shows_them_is_called_so_no_more
     assert names(erased) == {""}
 
 
+def test_who_is_enrolled_while_a_stream_shows_them_is_known_at_the_second_face(
+    gallery: tuple[GalleryService, Graph], people: Cast
+) -> None:
+    service, graph = gallery
+    *_, unknown, enrolled = scenes(
+        graph, people, *[lambda: None] * 3, known_by_all(service, lambda: enrol(service, people, KNOWN))
+    )
+    assert {said.decision for said in unknown} == {"unknown"}
+    assert [(said.decision, said.subject_id) for said in enrolled[:2]] == [("not_evaluated", ""), ("known", KNOWN)]
+
+
 def test_who_is_not_to_be_found_any_more_for_the_purpose_of_the_graph_is_not_named_by_it(
     gallery: tuple[GalleryService, Graph], people: Cast
 ) -> None:

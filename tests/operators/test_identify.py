@@ -137,6 +137,27 @@ def test_the_threshold_is_an_argument() -> None:
     assert decisions(identified(faces, threshold=0.5))[-1] == "unknown"
 
 
+def came(seq: int, cosine: float, version: int, since: int) -> EmbeddedFace:
+    """A face like Ann, whom the gallery has since a version."""
+    found = (Candidate("ann", cosine, since),) if version >= since else ()
+    return make_grown(EmbeddedFace, seq, embedding=Embedding(vector(ann=cosine), found, "main", version))
+
+
+def test_who_is_enrolled_while_they_stand_before_the_camera_is_known_two_faces_later() -> None:
+    faces = [came(n, 0.7, version=3 if n < 100 else 4, since=4) for n in range(103)]
+    found = identified(faces)
+    assert decisions(found)[98:] == ["unknown", "unknown", "not_evaluated", "known", "known"]
+    assert found[-1].identity.score == pytest.approx(0.7, abs=1e-3)
+    state, _ = Identify(ALLOWED)({}, faces)
+    (person,) = decode(encode({"identify": state}))["identify"].values()
+    assert person.bare.ranked()[0][1] == pytest.approx(0.7, abs=1e-3)
+
+
+def test_who_was_always_there_and_was_not_found_is_not_known_by_the_two_faces_that_are_like_them() -> None:
+    nobody = [make_grown(EmbeddedFace, n, embedding=Embedding(vector(), (), "main", 3)) for n in range(20)]
+    assert decisions(identified([*nobody, *(came(20 + n, 0.7, 4, 0) for n in range(2))]))[-1] == "unknown"
+
+
 def template_cosine(vectors: Sequence[Floats], weights: Sequence[float], subject: int) -> float:
     """The slow way: the weighted mean of the vectors, brought to unit length, times the subject's vector."""
     mean = sum(weight * each.astype(float) for weight, each in zip(weights, vectors, strict=True))

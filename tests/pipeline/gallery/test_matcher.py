@@ -292,3 +292,29 @@ def test_answers_carry_the_limits_of_the_gallery_as_soon_as_they_are_set(script:
         assert asked(matcher).limits is None
         script.held_against = Limits(threshold=0.55)
         soon(lambda: asked(matcher).limits == Limits(threshold=0.55))
+
+
+def since(matcher: Matcher, seed: int) -> int:
+    (answer,) = matcher.match(vector(seed)[None], [False])
+    assert answer.best[0].subject_id == f"s{seed}"
+    return answer.best[0].since
+
+
+def test_whoever_came_while_it_runs_is_told_with_the_version_at_which_they_came(script: Script) -> None:
+    script.put(row("t1", 1))
+    with running(script) as matcher:
+        assert since(matcher, 1) == 0
+        script.put(row("t2", 2), row("t3", 1, subject="s1"))
+        assert matcher.wait_for(3, 3)
+        assert (since(matcher, 1), since(matcher, 2)) == (0, 3)
+        script.put(row("t4", 3, subject="s2"))
+        assert matcher.wait_for(4, 3)
+        assert since(matcher, 2) == 3
+        script.drop("t2")
+        script.drop("t4")
+        assert matcher.wait_for(6, 3)
+        assert matcher.read().since == {}, "the name of somebody who was forgotten is still there"
+        script.put(row("t5", 5))
+        script.trimmed = True
+        soon(lambda: script.snapshots == 2 and who(matcher, 5) == "s5")
+        assert (since(matcher, 1), since(matcher, 5)) == (0, 7)
