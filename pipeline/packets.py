@@ -215,13 +215,7 @@ class BareFace(TrackedFace):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A subject of the gallery that a face is like.
-
-    Attributes:
-        subject_id: Who.
-        score: Cosine similarity in [-1, 1].
-        since: Version of the gallery from which the subject could be found, where it was not always.
-    """
+    """Somebody whom a face is like, by its cosine in [-1, 1]; ``since`` is the version that first had them, or 0."""
 
     subject_id: str
     score: float
@@ -354,8 +348,7 @@ class Explanation(Packet):
 
     Attributes:
         id: Deterministic: from stream, epoch, seq, track and kind.
-        track_id: The track decided on.
-        kind, target: What is explained: the ``match`` with a subject, or an ``emotion``.
+        track_id, kind, target: What is explained: a track's ``match`` with a subject, or its ``emotion``.
         method: Name of the method, such as ``integrated_gradients``.
         score: The value explained: a cosine similarity, or the log-odds of an emotion.
         completeness_error: |sum of attributions - d| / |d|, d = f(x) - f(baseline); NaN where the method promises none.
@@ -403,5 +396,5 @@ def _names(kind: Any) -> tuple[str, ...]:
 
 def grow(packet: Any, into: type[P], **new: Any) -> P:
     """``packet`` as the richer packet ``into``: its own fields and the ``new`` ones."""
-    names = _names(type(packet))  # type: ignore[arg-type]  # mypy takes a class for unhashable
-    return into(**{name: getattr(packet, name) for name in names}, **new)
+    kind: Any = type(packet)  # mypy takes a class for unhashable
+    return into(**{name: getattr(packet, name) for name in _names(kind)}, **new)
