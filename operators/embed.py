@@ -55,9 +55,10 @@ class Embed(Operator[BareFace, EmbeddedFace]):
 
     def __call__(self, batch: Sequence[BareFace]) -> Iterable[EmbeddedFace]:
         """Every face, in order; the chosen ones with their vector and candidates."""
+        lost = self._gallery.lost
         chosen = [n for n, face in enumerate(batch) if face.chosen and self._allowed]
         found = dict(zip(chosen, self._embed([batch[n] for n in chosen]), strict=True))
-        return [grow(face, EmbeddedFace, embedding=found.get(n)) for n, face in enumerate(batch)]
+        return [grow(face, EmbeddedFace, embedding=found.get(n), lost=lost) for n, face in enumerate(batch)]
 
     def close(self) -> None:
         self._gallery.close()

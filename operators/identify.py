@@ -104,9 +104,17 @@ class Person:
         held = {who: at for who, at in self.named.items() if same and shot.lost <= at <= shot.gallery_version}
         there = held | dict.fromkeys((each.subject_id for each in shot.candidates), shot.gallery_version)
         person = replace(self, named=there, matched=self.matched if self.matched in there else "")
-        if self.identity.subject_id and self.identity.subject_id not in there:
+        was = self.matched if self.identity.decision == "not_evaluated" else self.identity.subject_id
+        if was and was not in there:
             return replace(person, bare=Evidence(), masked=Evidence(), identity=Identity("not_evaluated"))
         return replace(person, bare=self.bare.among(there), masked=self.masked.among(there))
+
+    def doubted(self, lost: int) -> Person:
+        """The same without a name that the gallery may have lost since: the next face that is embedded tells."""
+        if self.named.get(self.identity.subject_id, lost) >= lost:
+            return self
+        said = Identity("not_evaluated", gallery=self.identity.gallery, gallery_version=self.identity.gallery_version)
+        return replace(self, identity=said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +210,7 @@ class Identify(KeyedOperator[EmbeddedFace, IdentifiedFace, Mapping[str, Person]]
     def _learn(self, person: Person, face: EmbeddedFace) -> Person:
         person = replace(person, mask=self._vote(person, face), faces=person.faces + 1, pts_ns=face.pts_ns)
         if face.embedding is None:
-            return person
+            return person.doubted(face.lost)
         person = person.confirmed(face.embedding)
         if face.mask_probability >= 0.5:
             person = replace(person, masked=person.masked.with_shot(face.embedding, face.quality.score))

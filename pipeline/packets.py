@@ -248,9 +248,10 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedFace(BareFace):
-    """A face with its identity vector; ``embedding`` is None in the frames that were not chosen."""
+    """A face with its identity vector, None in the frames that were not chosen; ``lost`` as in ``Embedding``."""
 
     embedding: Embedding | None
+    lost: int
 
 
 MaskLabel = Literal["bare", "masked", "unsure"]
@@ -274,12 +275,11 @@ class Identity:
         decision: One of six words, never a bare name.
         subject_id: The known subject, or the best candidate of an ``ambiguous`` decision; else empty.
         score: Best cosine similarity of the track's template, in [-1, 1]; 0 where nothing was compared.
-        threshold: What the score was held against.
+        threshold: What the score was held against; the one for masked faces if ``masked``.
         margin: Distance to the runner-up; equal to the score where there is none.
         runner_up_score: Cosine similarity of the second-best subject; 0 where there is none.
         votes: Embedded faces of the track that agree with the decision.
         gallery: Namespace searched; ``gallery_version`` answered last.
-        masked: Whether the threshold for masked faces was used.
         stale_s: As in ``Embedding``.
     """
 

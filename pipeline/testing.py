@@ -214,6 +214,7 @@ def make_grown(kind: type[AnyFace], seq: int = 0, **given: Any) -> AnyFace:
         "mask_probability": 0.0,
         "restoration": None,
         "embedding": None,
+        "lost": 0,
         "mask": MaskState("bare", 0.0),
         "identity": Identity("unknown"),
         "first_match": False,

@@ -37,6 +37,11 @@ class NamedGallery:
         self.model = model
         self._gallery = _opened(at, top, model, policy.purpose if policy else None)
 
+    @property
+    def lost(self) -> int:
+        """See ``Gallery``."""
+        return self._gallery.lost
+
     def match(self, vectors: Floats, masked: Sequence[bool]) -> list[Candidates]:
         """See ``Gallery``."""
         return self._gallery.match(vectors, masked)

@@ -186,6 +186,11 @@ class Matcher:
         return self.read().mark.version
 
     @property
+    def lost(self) -> int:
+        """As in ``Candidates``; 0 before it has read the gallery."""
+        return self._read_memory.lost if self._read_memory else 0
+
+    @property
     def stale_s(self) -> float:
         """Seconds since it last heard from the truth; 0 while it hears from it."""
         silent_s = time.monotonic() - self._heard_s

@@ -18,7 +18,10 @@ class MemoryGallery:
 
     Attributes:
         model: Name of the net that made the templates.
+        lost: See ``Gallery``.
     """
+
+    lost = 0
 
     def __init__(self, path: str = "", name: str = "main", top: int = 5, model: str = MODEL) -> None:
         """An empty gallery, or the one saved at ``path``.

@@ -77,6 +77,10 @@ class Gallery(Protocol):
     def model(self) -> str:
         """Name of the net that made the templates; vectors of others must not be compared with them."""
 
+    @property
+    def lost(self) -> int:
+        """As in ``Candidates``, for whoever asks nothing."""
+
     def match(self, vectors: Floats, masked: Sequence[bool]) -> list[Candidates]:
         """The best subjects for each of ``vectors``, (N, 512) float32 of unit length."""
 

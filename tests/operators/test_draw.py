@@ -45,6 +45,7 @@ def face(seq: int = 0, decision: Any = "known", label: str = "happy", track: int
         "mask_probability": 0.0,
         "restoration": None,
         "embedding": None,
+        "lost": 0,
         "mask": MaskState("bare", 0.0),
         "identity": Identity(decision, "Ava" if decision in {"known", "ambiguous"} else "", 0.6, 0.4),
         "first_match": False,

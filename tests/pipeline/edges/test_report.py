@@ -50,6 +50,7 @@ def face(seq: int = 0, track: int = 1, identity: Identity = KNOWN, **fields: Any
         "mask_probability": 0.0,
         "restoration": None,
         "embedding": None,
+        "lost": 0,
         "mask": MaskState("bare", 0.0),
         "identity": identity,
         "first_match": False,
