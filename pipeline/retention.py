@@ -12,8 +12,10 @@ RETENTION_MS = {
     "explanations": 7 * DAY_MS,
     "audit": 365 * DAY_MS,
     "dlq": 7 * DAY_MS,
+    "state": DAY_MS,  # of a stream that came no more; what is written anew is kept anew
 }
-NAMING = ("annotations", "tracks", "matches", "annotated-video", "explanations")  # the audit log has pseudonyms
+# The audit log has pseudonyms; a state says whom the tracks of its stream were taken for.
+NAMING = ("annotations", "tracks", "matches", "annotated-video", "explanations", "state")
 
 
 def naming_subjects(prefix: str) -> dict[str, float]:

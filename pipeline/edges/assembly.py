@@ -23,6 +23,7 @@ from pipeline.packets import Codec
 
 SINGLES = 8  # messages of one picture that make a chunk
 LONGEST_GOP_MS = 60_000  # a stream that is silent for longer holds up no offset
+FORGOTTEN = 100_000  # messages of others after which a stream is forgotten, so that names do not pile up for ever
 
 
 @dataclass(slots=True)
@@ -31,6 +32,7 @@ class Progress:
 
     Attributes:
         position: Messages before this offset were analysed by whoever was here before.
+        seen: Offset of the last message.
         epoch: Epoch of the last chunk.
         waiting: Single pictures that are not a chunk yet, oldest first.
         replay: Access units since the last key frame that were analysed before.
@@ -40,12 +42,18 @@ class Progress:
     """
 
     position: int = 0
+    seen: int = 0
     epoch: int = 0
     waiting: list[tuple[VideoMessage, Message]] = field(default_factory=list)
     replay: list[tuple[VideoMessage, Message]] = field(default_factory=list)
     key: tuple[int, int] | None = None
     lost: bool = True
     dropped: int = 0
+
+    @property
+    def holds(self) -> bool:
+        """Whether any of its messages may be needed again."""
+        return bool(self.waiting or self.key)
 
 
 class Assembly:
@@ -69,14 +77,15 @@ class Assembly:
             alone: Offsets of single pictures that make a chunk each, for one of them did harm to its companions.
         """
         self._units, self._singles, self._alone = units, min(units, SINGLES), alone
-        self._streams = {stream: Progress(position) for stream, position in (positions or {}).items()}
-        self._next = self._now_ms = 0
+        self._streams = {stream: Progress(position, position) for stream, position in (positions or {}).items()}
+        self._holding: dict[str, Progress] = {}  # streams that may hold up the watermark
+        self._next = self._now_ms = self._swept = 0
         self.drops: Counter[tuple[str, str]] = Counter()
 
     def take(self, message: Message) -> Iterator[BrokerChunk]:
         """What ``message`` completes. A message that cannot be read is given as `Poison`."""
         self._next, self._now_ms = message.offset + 1, max(self._now_ms, message.time_ms)
-        progress = self._streams.setdefault(message.stream, Progress())
+        progress = self._holding[message.stream] = self._of(message)
         try:
             video = read(message)
             if video.content_type in CONTAINERS:
@@ -87,21 +96,24 @@ class Assembly:
             if message.offset >= progress.position:
                 yield from self._given(progress)
                 yield self._poison(message, progress.epoch, str(error))
+        if not progress.holds:
+            del self._holding[message.stream]
 
     def settle(self) -> Iterator[BrokerChunk]:
         """What waits for companions, without them."""
-        for progress in self._streams.values():
+        for progress in self._holding.values():
             yield from self._given(progress)
+        self._holding = {stream: progress for stream, progress in self._holding.items() if progress.holds}
 
     @property
     def waits(self) -> bool:
         """Whether a picture waits for companions."""
-        return any(progress.waiting for progress in self._streams.values())
+        return any(progress.waiting for progress in self._holding.values())
 
     def leave_out(self, messages: Sequence[Message]) -> None:
         """Count messages that nobody has the time to look at."""
         for message in messages:
-            progress = self._streams.setdefault(message.stream, Progress())
+            progress = self._of(message)
             self._next = max(self._next, message.offset + 1)
             if message.offset >= progress.position:
                 self._drop(progress, message, "behind")
@@ -177,10 +189,22 @@ class Assembly:
             reason=reason,
         )
 
+    def _of(self, message: Message) -> Progress:
+        """How far the stream of a message is; those that came no more are forgotten from time to time."""
+        if message.offset - self._swept > FORGOTTEN:
+            self._swept = message.offset
+            silent = [n for n, p in self._streams.items() if message.offset - p.seen > FORGOTTEN and not p.waiting]
+            for stream in silent:
+                del self._streams[stream]
+                self._holding.pop(stream, None)
+        progress = self._streams.setdefault(message.stream, Progress())
+        progress.seen = message.offset
+        return progress
+
     def _watermark(self) -> int:
         """Everything before it is done with, once all that was given is."""
         holds = [self._next]
-        for progress in self._streams.values():
+        for progress in self._holding.values():
             holds += [message.offset for _, message in progress.waiting[:1]]
             if progress.key and self._now_ms - progress.key[1] < LONGEST_GOP_MS:
                 holds.append(progress.key[0])

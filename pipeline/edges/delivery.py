@@ -147,7 +147,9 @@ class Delivery(ABC):
             self._send("state", stream, state, [("position", str(position).encode())], 0, self._partition)
         with self._limited("commit"):
             self._commit(position if watermark is None else watermark)
-        self._states.update(states)
+        self._states |= states
+        for stream in [stream for stream, state in states.items() if not state]:
+            del self._states[stream]  # it is over
 
     def abort(self) -> None:
         """Take back what was sent since `begin`, as far as that can be done.
@@ -185,7 +187,7 @@ class Delivery(ABC):
             if self._source is None and stream != self._owner:
                 continue
             found[stream] = Restored(message.value or b"", int(message.said.get("position", "0")))
-        self._states = {stream: restored.state for stream, restored in found.items()}
+        self._states = {stream: restored.state for stream, restored in found.items() if restored.state}
         return found
 
     def committed(self) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -27,6 +28,8 @@ LINGER_S = 0.6  # single pictures wait so long for companions
 CATCH_UP_S = 2.0
 LOOK_S = 5.0  # so long nothing came: look whether there is anything
 STUCK_S = 30.0  # a poll answers within 4 s, also while there is no broker
+
+log = logging.getLogger(__name__)
 
 
 class KafkaSource(Source):
@@ -82,11 +85,12 @@ class KafkaSource(Source):
         self._consumer: KafkaConsumer = settings.consumer(group_id=group or None)
         try:
             assigned = self._assign(partitions)
-            self._seek(assigned, "latest" if keep == "latest" else start, offsets or {})
+            ends = self._seek(assigned, "latest" if keep == "latest" else start, offsets or {})
         except SourceError:
             self._consumer.close(autocommit=False)
             raise
-        self._assemblies = {tp.partition: Assembly(positions, units, alone) for tp in assigned}
+        known = self._possible(positions or {}, max(ends.values()))
+        self._assemblies = {tp.partition: Assembly(known, units, alone) for tp in assigned}
 
     def __iter__(self) -> Iterator[Chunk]:
         """Chunks until `stop`; a message that cannot be read comes as `Poison`.
@@ -142,17 +146,28 @@ class KafkaSource(Source):
         self._consumer.assign(assigned)
         return assigned
 
-    def _seek(self, assigned: Sequence[TopicPartition], start: str, offsets: Mapping[int, int]) -> None:
+    def _seek(
+        self, assigned: Sequence[TopicPartition], start: str, offsets: Mapping[int, int]
+    ) -> dict[TopicPartition, int]:
+        """Go to where reading begins; where the partitions end now."""
         if start not in {"earliest", "latest"}:
             message = f"a source begins at earliest or latest, not at {start!r}"
             raise SourceError(message)
         with self._settings.errors(SourceError, f"read {self._topic}"):
-            ends = self._consumer.end_offsets(assigned)
+            ends: dict[TopicPartition, int] = self._consumer.end_offsets(assigned)
             firsts = self._consumer.beginning_offsets(assigned)
             for tp in assigned:
                 default = firsts[tp] if start == "earliest" else ends[tp]
                 given = offsets.get(tp.partition, self._committed(tp))
                 self._consumer.seek(tp, default if given is None else min(max(given, firsts[tp]), ends[tp]))
+        return ends
+
+    def _possible(self, positions: Mapping[str, int], end: int) -> dict[str, int]:
+        """The positions that are not beyond the end: those are of a topic that was deleted and made anew."""
+        possible = {stream: position for stream, position in positions.items() if position <= end}
+        if beyond := len(positions) - len(possible):
+            log.warning("%s was made anew or has lost its end: %d streams begin again", self._topic, beyond)
+        return possible
 
     def _committed(self, tp: TopicPartition) -> int | None:
         return self._consumer.committed(tp, timeout_ms=4_000) if self._group else None

@@ -18,14 +18,17 @@ from pipeline.retention import MINUTE_MS, RETENTION_MS
 
 # A dead letter is the message and why it died: it must fit wherever the message did.
 LETTER_BYTES = 64 * 1024
+# A changelog is read whole when a worker takes over: it is kept short.
 COMPACTED = {
-    "cleanup.policy": "compact",
-    # A changelog is read whole when a worker takes over: it is kept short.
     "segment.bytes": str(16 << 20),
     "segment.ms": str(10 * MINUTE_MS),
     "min.cleanable.dirty.ratio": "0.1",
 }
-TOPICS = ("streams.status", "state", *RETENTION_MS)
+POLICIES = {
+    "streams.status": {"cleanup.policy": "compact", **COMPACTED},
+    "state": {"cleanup.policy": "compact,delete", **COMPACTED},
+}
+TOPICS = ("streams.status", *RETENTION_MS)
 READ_S = 60.0
 
 
@@ -69,8 +72,8 @@ def create_topics(settings: KafkaSettings, partitions: int, replicas: int = -1) 
 def _config(name: str, settings: KafkaSettings) -> dict[str, str]:
     letter = LETTER_BYTES if name == "dlq" else 0
     size = {"max.message.bytes": str(settings.message_bytes + letter), "compression.type": "producer"}
-    kept = {"retention.ms": str(RETENTION_MS[name])} if name in RETENTION_MS else COMPACTED
-    return {**size, **kept}
+    kept = {"retention.ms": str(RETENTION_MS[name])} if name in RETENTION_MS else {}
+    return {**size, **kept, **POLICIES.get(name, {})}
 
 
 def video_partitions(settings: KafkaSettings) -> int:

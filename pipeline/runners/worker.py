@@ -45,6 +45,8 @@ class Worker:
             state, given = self._built(self._built.start(stream) if state is None else state, batch)
             out = [*given, *(self._built.finish(state) if journey.chunk.last else ())]
             self._states[stream] = journey.states[self._name] = state
+            if journey.chunk.last:
+                del self._states[stream]
             return out
         if hasattr(self._built, "write"):
             self._built.write(batch)

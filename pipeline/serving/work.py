@@ -33,6 +33,7 @@ from pipeline.walk import Journey
 
 CA_FILE = "OMOTE_CAMERA_CA_FILE"  # names the file of certificates that cameras behind rtsps must show one of
 TAKE_OVER_S = 25.0  # it takes about a second; Kafka's client may never return
+MOST_TOLD = 1_000  # streams that a worker tells of; the one that came last longest ago gives way
 SILENT_S = 10.0  # a stream of the video topic of which nothing came for so long is offline
 
 log = logging.getLogger(__name__)
@@ -158,6 +159,8 @@ class Work(ABC):
         self.delivered += 1
         before = self._told.get(journey.chunk.stream)
         self._told[journey.chunk.stream] = Told.of(journey, before)
+        if len(self._told) > MOST_TOLD:
+            del self._told[min(self._told, key=lambda stream: self._told[stream].at_s)]
 
 
 @dataclass(frozen=True, slots=True)

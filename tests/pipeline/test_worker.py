@@ -52,6 +52,14 @@ def test_an_operator_has_the_last_word_once_its_stream_is_over() -> None:
     assert worker(journey("a", last=True), []) == [3]
 
 
+def test_a_stream_that_is_over_leaves_nothing_behind_and_begins_anew() -> None:
+    worker = Worker("sulk", Sulking())
+    ended = journey("a", last=True)
+    worker(ended, [1, 2])
+    assert ended.states == {"sulk": (1, 2)}
+    assert worker(journey("a"), [5]) == [5]
+
+
 def test_a_journey_keeps_the_state_that_its_batch_left() -> None:
     worker, first, second = Worker("sulk", Sulking()), journey("a"), journey("a")
     worker(first, [1])

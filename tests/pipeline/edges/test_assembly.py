@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from operators.decode import Decode
-from pipeline.edges.assembly import LONGEST_GOP_MS, Assembly, newest
+from pipeline.edges.assembly import FORGOTTEN, LONGEST_GOP_MS, Assembly, newest
 from pipeline.edges.files import Input
 from pipeline.edges.video_cutting import cut
 from pipeline.edges.video_messages import ACCESS_UNIT, JPEG, Message, VideoMessage
@@ -150,3 +150,17 @@ def test_what_gave_way_is_counted_in_pictures(film: Film) -> None:
     (first, *_) = assembly.take(messages[3])
     assert first.dropped == 36
     assert assembly.drops == {("cam", "behind"): 36}
+
+
+def test_streams_that_come_no_more_are_forgotten_and_what_they_held_was_given() -> None:
+    assembly = Assembly(positions={"old": 7, "ahead": 10**9})
+    ends = [replace(jpeg(0, f"s{n}"), eos=True) for n in range(1000)]
+    open_ended = [unit(0, keyframe=True, stream=f"u{n}") for n in range(1000)]
+    assert len(sent([*ends, *open_ended], assembly)) == 1000
+    (last,) = sent([replace(jpeg(0), eos=True)], assembly, first=2 * FORGOTTEN)
+    assert last.watermark == 1000, "what waits for companions was not given yet"
+    list(assembly.settle())
+    (last,) = sent([replace(jpeg(0), eos=True)], assembly, first=4 * FORGOTTEN)
+    assert last.watermark == 4 * FORGOTTEN + 1
+    assert list(assembly._streams) == ["ahead", "cam"]
+    assert assembly._holding == {}

@@ -114,6 +114,14 @@ def test_what_was_analysed_is_passed_over_stream_by_stream(
     assert numbers(upto(read(settings, positions={"cam": 13}), over())) == list(range(13, 30))
 
 
+def test_positions_of_a_topic_that_was_made_anew_cost_no_message(
+    settings: KafkaSettings, video_topic: Opener, jpeg: Jpeg, read: Read, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(video_topic(settings), *(jpeg(n, eos=n == 9) for n in range(10)))
+    assert numbers(upto(read(settings, positions={"cam": 5_000}), over())) == list(range(10))
+    assert "was made anew or has lost its end: 1 streams begin again" in caplog.text
+
+
 def test_a_consumer_group_remembers_what_was_committed(
     settings: KafkaSettings, video_topic: Opener, jpeg: Jpeg, read: Read
 ) -> None:
