@@ -19,6 +19,7 @@ from pipeline.commands.serve import serve
 from pipeline.commands.show import check, show
 from pipeline.commands.up import up
 from pipeline.errors import PipelineError
+from pipeline.extras import remedy
 
 app = typer.Typer(
     help="Who is on a video stream, what they show, what a mask hides, and why it says so. "
@@ -49,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _failed(str(error), error, 1, debug=debug)
     except KeyboardInterrupt:
         return 130
+    except ModuleNotFoundError as error:
+        return _failed(remedy(error), error, 1, debug=debug)
     except Exception as error:
         return _failed(f"unexpected {type(error).__name__}: {error} (--debug shows where)", error, 70, debug=debug)
     return 0

@@ -20,6 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pipeline.compute import Compute
 from pipeline.edges import Sink, Source
 from pipeline.errors import GraphError
+from pipeline.extras import remedy
 from pipeline.operator import KeyedOperator, Operator
 from pipeline.packets import Chunk
 from pipeline.policy import Policy
@@ -266,7 +267,7 @@ def find(path: str) -> type:
     try:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
-        message = f"cannot find {path!r}: {error}"
+        message = f"cannot find {path!r}: {remedy(error)}"
         raise GraphError(message) from error
     if not inspect.isclass(found):
         message = f"{path!r} is no class"

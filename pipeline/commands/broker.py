@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.errors import PipelineError
-
 if TYPE_CHECKING:
     from pipeline.edges.kafka_settings import KafkaSettings
 
@@ -19,11 +17,8 @@ def settings(servers: str, prefix: str = "") -> KafkaSettings:
     """How to reach Kafka: what the command line says, and the environment for the rest.
 
     Raises:
-        PipelineError: Kafka's client is not installed, or a setting cannot be.
+        PipelineError: A setting cannot be.
     """
-    try:
-        from pipeline.edges.kafka_settings import KafkaSettings  # noqa: PLC0415  (an extra)
-    except ImportError as error:
-        message = "Kafka's client is not installed here: install omote[kafka]"
-        raise PipelineError(message) from error
+    from pipeline.edges.kafka_settings import KafkaSettings  # noqa: PLC0415  (an extra)
+
     return KafkaSettings.from_environment(**{k: v for k, v in (("servers", servers), ("prefix", prefix)) if v})

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from pipeline.errors import GraphError, SinkError
+from pipeline.errors import SinkError
 from pipeline.gallery.protocol import MODEL
 from pipeline.gallery.subjects import Caller
 from pipeline.graph import load
@@ -55,7 +55,6 @@ def opened(namespace: str, purpose: str = "", redis: str = "", graph: Path = GRA
 
     Raises:
         GalleryError: Redis does not answer, or there are no keys.
-        GraphError: What speaks with Redis is not installed.
     """
     galleries = galleries_at(redis, graph, later=True)
     try:
@@ -69,16 +68,12 @@ def galleries_at(redis: str = "", graph: Path = GRAPH, *, later: bool = False) -
 
     Raises:
         GalleryError: There are no keys.
-        GraphError: What speaks with Redis is not installed.
     """
-    try:
-        from pipeline.edges.galleries import Galleries  # noqa: PLC0415  (an extra)
-        from pipeline.edges.redis_link import redis_url  # noqa: PLC0415
-        from pipeline.gallery.faces import Faces  # noqa: PLC0415
-        from pipeline.gallery.keys import Keys  # noqa: PLC0415
-    except ImportError as error:
-        message = f"{error.name} is not installed here: install omote[gallery]"
-        raise GraphError(message) from error
+    from pipeline.edges.galleries import Galleries  # noqa: PLC0415  (an extra)
+    from pipeline.edges.redis_link import redis_url  # noqa: PLC0415
+    from pipeline.gallery.faces import Faces  # noqa: PLC0415
+    from pipeline.gallery.keys import Keys  # noqa: PLC0415
+
     topics = naming_subjects(os.environ.get("OMOTE_KAFKA_PREFIX", "omote."))
     return Galleries(redis_url(redis), Keys.from_environment(), Faces(lambda: load(graph), MODEL), topics, later=later)
 

@@ -11,12 +11,11 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.audit import Anchor
 from pipeline.commands.broker import Prefix, Servers, settings
 from pipeline.commands.gallery_access import AsJson, Namespace, Purpose, RedisUrl, console, harmless, opened
 
 if TYPE_CHECKING:
-    from pipeline.audit import Entry, Fault
+    from pipeline.audit import Anchor, Entry, Fault
 
 app = typer.Typer(help="Who asked what, when and why.", no_args_is_help=True)
 

@@ -15,7 +15,6 @@ from rich.text import Text
 
 from pipeline.commands.gallery_access import Namespace, Purpose, RedisUrl, Yes, console, harmless, opened
 from pipeline.gallery.errors import InvalidError
-from pipeline.gallery.keys import FILE_VARIABLE, LOOK_S, Keys
 from pipeline.gallery.subjects import Role
 
 if TYPE_CHECKING:
@@ -33,6 +32,8 @@ MOST_DAYS = 100 * 365
 @app.command()
 def new(file: KeysFile) -> None:
     """Make keys; the file can be read by its owner alone. Whoever loses it loses the gallery."""
+    from pipeline.gallery.keys import FILE_VARIABLE, Keys  # noqa: PLC0415  (an extra)
+
     keys = Keys.new()
     keys.write(file)
     console().print(Text(f"keys written to {file}; set {FILE_VARIABLE}={file}. Public key: {keys.public_key}"))
@@ -41,6 +42,8 @@ def new(file: KeysFile) -> None:
 @app.command()
 def show(file: KeysFile) -> None:
     """Show what may be shown: the public key that verifies receipts, and the ids of the data keys."""
+    from pipeline.gallery.keys import Keys  # noqa: PLC0415  (an extra)
+
     keys = Keys.read(file)
     console().print(Text(f"public key {keys.public_key}\ndata keys {', '.join(keys.key_ids)}, current {keys.current}"))
 
@@ -51,6 +54,8 @@ def rotate(file: KeysFile) -> None:
 
     The file is replaced in one step, and the old keys stay in it. `omote gallery keys reseal` comes next.
     """
+    from pipeline.gallery.keys import LOOK_S, Keys  # noqa: PLC0415  (an extra)
+
     keys = Keys.read(file).rotated()
     keys.replace(file)
     time.sleep(LOOK_S)  # now nobody seals with the old key any more
@@ -71,6 +76,8 @@ def drop(
     file: KeysFile, key: Annotated[str, typer.Argument(metavar="KEY", help="Id of an old key.")], yes: Yes = False
 ) -> None:
     """Take an old key out of the file, once `reseal` finds nothing more; what lies under it never opens again."""
+    from pipeline.gallery.keys import Keys  # noqa: PLC0415  (an extra)
+
     keys = Keys.read(file).without(key)
     if not yes:
         typer.confirm(f"what still lies under {key} can never be opened again; drop it?", abort=True)

@@ -9,7 +9,6 @@ import typer
 from rich.text import Text
 
 from pipeline.commands.gallery_access import GRAPH, FacesOf, Namespace, RedisUrl, console, galleries_at
-from pipeline.errors import GraphError
 
 
 def serve(
@@ -20,15 +19,12 @@ def serve(
     graph: FacesOf = GRAPH,
 ) -> None:
     """Serve CompreFace's REST API and our own, for every gallery that an API key names; until Ctrl-C."""
-    try:
-        from pipeline.edges.redis_api_keys import ApiKeys  # noqa: PLC0415  (an extra)
-        from pipeline.edges.redis_link import redis_url  # noqa: PLC0415
-        from pipeline.serving.gallery.access import Access  # noqa: PLC0415
-        from pipeline.serving.gallery.app import gallery_api, server  # noqa: PLC0415
-        from pipeline.serving.gallery.settings import GallerySettings  # noqa: PLC0415
-    except ImportError as error:
-        message = f"{error.name} is not installed here: install omote[gallery]"
-        raise GraphError(message) from error
+    from pipeline.edges.redis_api_keys import ApiKeys  # noqa: PLC0415  (an extra)
+    from pipeline.edges.redis_link import redis_url  # noqa: PLC0415
+    from pipeline.serving.gallery.access import Access  # noqa: PLC0415
+    from pipeline.serving.gallery.app import gallery_api, server  # noqa: PLC0415
+    from pipeline.serving.gallery.settings import GallerySettings  # noqa: PLC0415
+
     settings = GallerySettings.from_environment(**({"host": host} if host else {}), **({"port": port} if port else {}))
     galleries = galleries_at(redis, graph)
     with closing(galleries), closing(ApiKeys(redis_url(redis))) as keys:

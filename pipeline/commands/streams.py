@@ -187,13 +187,10 @@ def connected(address: str) -> Iterator[Api]:
     """The API at ``address``; nothing is sent yet.
 
     Raises:
-        PipelineError: This is no address, the token cannot be read, or httpx is not installed.
+        PipelineError: This is no address, or the token cannot be read.
     """
-    try:
-        import httpx  # noqa: PLC0415  (slow to load)
-    except ImportError as error:
-        message = "httpx is not installed here: install omote[ray]"
-        raise PipelineError(message) from error
+    import httpx  # noqa: PLC0415  (slow to load)
+
     shown = token()
     headers = {"Authorization": f"Bearer {shown.get_secret_value()}"} if shown else {}
     straight = {f"all://{host}": None for host in ("127.0.0.1", "localhost")}  # not through a proxy

@@ -255,3 +255,43 @@ def test_from_the_shell_a_mistake_is_one_sentence_and_debug_shows_where(bad_grap
     assert debug.returncode == 1
     assert "Traceback" in debug.stderr
     assert "GraphError" in debug.stderr
+
+
+BARE = """
+import sys
+from importlib.abc import MetaPathFinder
+from pipeline.extras import EXTRAS
+
+class Absent(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {package for packages in EXTRAS.values() for package in packages}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+from pipeline.__main__ import main
+for words in sys.argv[1:]:
+    print(f"\\n{words}: {main(words.split())}", file=sys.stderr)
+"""
+
+
+def test_what_needs_no_extra_works_without_any_and_the_rest_says_which_to_install() -> None:
+    well = ["--help", "check deploy/graphs/file.yaml", "schema frame", "doctor", "gallery --help", "models list"]
+    needed = {
+        "gallery list": "redis is not installed here: install omote[gallery]",
+        "gallery keys new keys.json": "cryptography is not installed here: install omote[gallery]",
+        "gallery serve": "omote[gallery]",
+        "check deploy/graphs/faces.yaml": "kafka is not installed here: install omote[kafka]",
+        "consume": "kafka is not installed here: install omote[kafka]",
+        "publish clip.mp4": "kafka is not installed here: install omote[kafka]",
+        "dlq list": "kafka is not installed here: install omote[kafka]",
+        "streams list": "httpx is not installed here: install omote[ray]",
+    }
+    command = [sys.executable, "-c", BARE, *well, *needed]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    said = done.stderr.split("\n\n")
+    for words in well:
+        assert f"{words}: 0" in done.stderr
+    for words, sentence in needed.items():
+        (end,) = [n for n, part in enumerate(said) if part.startswith(f"{words}: ")]
+        assert said[end].startswith(f"{words}: 1")
+        assert said[end - 1].rstrip().endswith(sentence)
