@@ -62,7 +62,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What has changed: rows to hold, ids to forget, each id once, and how far that goes."""
+    """What has changed: rows to hold, ids to forget, each id once, and how far that goes.
+
+    A mark that has not moved means that rows which were there already could not be told before.
+    """
 
     mark: Mark
     rows: tuple[Row, ...] = ()
@@ -73,10 +76,10 @@ class Feed(Protocol):
     """Where the truth of a gallery is read."""
 
     def snapshot(self) -> tuple[Mark, Iterable[Sequence[Row]]]:
-        """A mark, and all rows, at least as new as the mark.
+        """A mark, and all rows that can be read, at least as new as the mark.
 
         Raises:
-            PipelineError: The truth is away.
+            PipelineError: The truth is away, or at the first reading not one row can be read.
         """
 
     def changes(self, after: Mark, wait_s: float) -> Changes | None:
@@ -288,8 +291,8 @@ class Matcher:
         added = sum(self._is_new(memory, row) for row in changes.rows)
         self._put(memory, changes.rows)
         self._drop(memory, changes.gone)
-        if added < version - memory.mark.version:  # any other change may have cost a subject
-            memory.lost = version
+        if added < max(version - memory.mark.version, len(changes.rows)):  # any other change may have cost a subject
+            memory.lost = max(version, memory.mark.version + 1)  # what came late counts with the next change
         for who in touched & memory.since.keys():
             if not index.holds(who):
                 del memory.since[who]

@@ -14,11 +14,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pipeline.gallery.desk import AUDITING, READING
 from pipeline.gallery.service import GalleryService
 from pipeline.serving.gallery.access import EXTENSION, Access
-from pipeline.serving.gallery.asking import GalleryRoute, Serving, Threads, opens
+from pipeline.serving.gallery.asking import GalleryRoute, Serving, opens
 from pipeline.serving.gallery.compreface import collection
 from pipeline.serving.gallery.compreface_faces import recognition
 from pipeline.serving.gallery.pulse import Pulse
 from pipeline.serving.gallery.settings import GallerySettings
+from pipeline.serving.gallery.threads import Threads
 from pipeline.serving.gallery.v2_faces import faces
 from pipeline.serving.gallery.v2_subjects import subjects
 from pipeline.serving.gallery.v2_trust import public, trust
@@ -116,14 +117,18 @@ def gallery_api(
 
 
 def server(app: FastAPI, settings: GallerySettings) -> uvicorn.Server:
-    """What serves the API by itself, over TLS where the settings hold a certificate. It logs no addresses: keys and
-    names stand in them.
-    """  # noqa: D205
+    """What serves the API by itself, over TLS where the settings hold a certificate.
+
+    It logs no addresses, for keys and names stand in them. It reads HTTP with h11, for that ends a connection whose
+    headers are endless; httptools keeps them all, whoever sends them.
+    """
     return uvicorn.Server(
         uvicorn.Config(
             app,
             host=settings.host,
             port=settings.port,
+            http="h11",
+            ws="none",
             ssl_certfile=settings.certificate,
             ssl_keyfile=settings.private_key,
             access_log=False,

@@ -2,75 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, cast
 
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
-from starlette.exceptions import HTTPException
 
 from pipeline.edges.redis_api_keys import ApiKey, Service
 from pipeline.gallery.service import GalleryService
 from pipeline.gallery.subjects import Caller, Role
 from pipeline.serving.gallery.access import EXTENSION, Access, Rule
-from pipeline.serving.gallery.bodies import limited
+from pipeline.serving.gallery.bodies import Sent, limited
 from pipeline.serving.gallery.pulse import Pulse
 from pipeline.serving.gallery.settings import GallerySettings
+from pipeline.serving.gallery.threads import Threads
 
 Answer = TypeVar("Answer")
 Question = Callable[[GalleryService, Caller], Answer]
-BUSY_S = 5
-
-
-@dataclass(slots=True)
-class Threads:
-    """Where questions are answered: those with pictures by a few threads, so that the others never wait for them."""
-
-    settings: GallerySettings
-    pictures: ThreadPoolExecutor = field(init=False)
-    light: ThreadPoolExecutor = field(init=False)
-    waiting: int = 0
-    held_bytes: int = 0
-
-    def __post_init__(self) -> None:
-        self.pictures = ThreadPoolExecutor(self.settings.picture_threads, "gallery-picture")
-        self.light = ThreadPoolExecutor(self.settings.light_threads, "gallery-light")
-
-    @contextmanager
-    def place(self, rule: Rule) -> Iterator[Callable[[int], None]]:
-        """A place among those who wait with a picture; gives what is to be told of each part of the body that came.
-
-        Raises:
-            HTTPException: There is none left, or the bodies of all together are too long.
-        """
-        taken, held = int(rule.body == "upload"), 0
-
-        def hold(size: int) -> None:
-            nonlocal held
-            if self.held_bytes + size > self.settings.in_flight_bytes:
-                message = "the API holds as many pictures as it can; ask again in a moment"
-                raise HTTPException(503, message, {"Retry-After": str(BUSY_S)})
-            held += size
-            self.held_bytes += size
-
-        if taken and self.waiting >= self.settings.most_waiting:
-            message = f"{self.waiting} requests with pictures wait already; ask again in a moment"
-            raise HTTPException(503, message, {"Retry-After": str(BUSY_S)})
-        self.waiting += taken
-        try:
-            yield hold
-        finally:
-            self.waiting -= taken
-            self.held_bytes -= held
-
-    def close(self) -> None:
-        """Begin nothing new; what runs ends by itself."""
-        for pool in (self.pictures, self.light):
-            pool.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,25 +46,28 @@ class Asked:
         serving: What answers it.
         key: By whose key.
         caller: Who asks, and why.
+        gone: Whether they have hung up.
     """
 
     serving: Serving
     key: ApiKey
     caller: Caller
+    gone: Callable[[], Awaitable[bool]]
 
     async def quickly(self, question: Question[Answer]) -> Answer:
         """The answer to a question that waits for Redis at most."""
-        return await self._answer(self.serving.threads.light, question)
+        return await self.serving.threads.light.answer(self.key.namespace, self._answering(question))
 
     async def slowly(self, question: Question[Answer]) -> Answer:
-        """The answer to a question that takes a core for a while: one about pictures, or about all templates."""
-        return await self._answer(self.serving.threads.pictures, question)
+        """The answer to a question about a picture, which takes a core for a moment; none for who hung up meanwhile."""
+        return await self.serving.threads.pictures.answer(self.key.namespace, self._answering(question), self.gone)
 
-    async def _answer(self, pool: ThreadPoolExecutor, question: Question[Answer]) -> Answer:
-        def answer() -> Answer:
-            return question(self.serving.service_for(self.key.namespace), self.caller)
+    async def thoroughly(self, question: Question[Answer]) -> Answer:
+        """The answer to a question about everything that the gallery holds."""
+        return await self.serving.threads.thorough.answer(self.key.namespace, self._answering(question))
 
-        return await asyncio.get_running_loop().run_in_executor(pool, answer)
+    def _answering(self, question: Question[Answer]) -> Callable[[], Answer]:
+        return lambda: question(self.serving.service_for(self.key.namespace), self.caller)
 
 
 class GalleryRoute(APIRoute):
@@ -129,11 +81,11 @@ class GalleryRoute(APIRoute):
         async def guarded(request: Request) -> Response:
             serving = Serving.of(request)
             key, caller = await serving.access.admit(request, rule)
-            request.state.asked = Asked(serving, key, caller)
+            request.state.asked = Asked(serving, key, caller, request.is_disconnected)
             settings = serving.settings
             most = settings.upload_bytes if rule.body == "upload" else settings.body_bytes
-            with serving.threads.place(rule) as hold:
-                return await handle(Request(request.scope, limited(request.receive, most, settings.body_s, hold)))
+            with serving.threads.place(rule, key.namespace) as hold:
+                return await handle(Sent(request.scope, limited(request.receive, most, settings.body_s, hold)))
 
         return guarded
 

@@ -130,7 +130,7 @@ async def delete_subject_v1(subject: SubjectPath, asked: Asking) -> Named:
 @collection.delete("/recognition/subjects", openapi_extra=RECOGNITION_WRITE)
 async def delete_subjects_v1(asked: Asking) -> Deleted:
     """Forget every subject."""
-    return Deleted(deleted=len(await asked.quickly(lambda gallery, caller: gallery.erase_all(caller))))
+    return Deleted(deleted=len(await asked.thoroughly(lambda gallery, caller: gallery.erase_all(caller))))
 
 
 @collection.post("/recognition/faces", status_code=201, openapi_extra=opens(WRITING, "recognition", FILE))
@@ -181,7 +181,7 @@ async def delete_faces_v1(
             receipts = gallery.erase_all(caller) if subject is None else [gallery.erase(caller, subject)]
         return sum(each.receipt.removed.vectors for each in receipts)
 
-    return Deleted(deleted=await asked.quickly(forget))
+    return Deleted(deleted=await (asked.thoroughly(forget) if subject is None else asked.quickly(forget)))
 
 
 @collection.delete("/recognition/faces/{image_id}", openapi_extra=RECOGNITION_WRITE)

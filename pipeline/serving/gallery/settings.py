@@ -33,9 +33,12 @@ class GallerySettings(BaseModel):
         body_bytes: Longest other body.
         body_s: How long a body may take to arrive.
         picture_threads: How many requests work on pictures at once.
-        light_threads: How many others do.
-        most_waiting: How many requests with pictures may wait; more are asked to come again.
-        in_flight_bytes: How much of the bodies of all requests may be held at once; more are asked to come again.
+        thorough_threads: How many look at all of a gallery at once; one for each namespace at most.
+        light_threads: How many do anything else; half of them for one namespace at most.
+        most_waiting: How many requests with pictures may wait, half of them of one namespace; more are asked to come
+            again.
+        most_thorough: How many requests that look at all of a gallery there may be of one namespace.
+        in_flight_bytes: How much of the bodies of all requests may be held at once, half of it of one namespace.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,9 +52,11 @@ class GallerySettings(BaseModel):
     body_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024
     body_s: Annotated[float, Field(gt=0)] = 30.0
     picture_threads: Annotated[int, Field(ge=1)] = 2
+    thorough_threads: Annotated[int, Field(ge=1)] = 2
     light_threads: Annotated[int, Field(ge=1)] = 32
-    most_waiting: Annotated[int, Field(ge=1)] = 256
-    in_flight_bytes: Annotated[int, Field(ge=1024)] = 128 * MEBIBYTE
+    most_waiting: Annotated[int, Field(ge=2)] = 512
+    most_thorough: Annotated[int, Field(ge=1)] = 4
+    in_flight_bytes: Annotated[int, Field(ge=2048)] = 256 * MEBIBYTE
 
     @model_validator(mode="after")
     def _is_private(self) -> GallerySettings:

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path, Query, Request
 from pydantic import AwareDatetime
 
 from pipeline.gallery.desk import READING, WRITING
+from pipeline.gallery.errors import UnknownError
 from pipeline.gallery.service import GalleryService
 from pipeline.gallery.subjects import Caller
 from pipeline.gallery.uploads import picture
@@ -122,12 +123,21 @@ async def verify_vectors(given: ClaimGiven, asked: Asking) -> Identities:
     return Identities.of(found)
 
 
-@faces.get("/unknowns/clusters", tags=["unknown people"], summary="List unknown people", openapi_extra=opens(READING))
+@faces.get(
+    "/unknowns/clusters",
+    tags=["unknown people"],
+    summary="List unknown people",
+    responses=UNKNOWN,
+    openapi_extra=opens(READING),
+)
 async def list_clusters(asked: Asking, after: After = "", limit: Limit = 100) -> ClusterPage:
     """Faces of streams that nobody knows, grouped by who they may be; the largest group first."""
-    found = await asked.slowly(lambda gallery, caller: gallery.clusters(caller))
-    start = next((place + 1 for place, each in enumerate(found) if each.id == after), 0)
-    shown, last = page(found[start:], limit)
+    found = await asked.thoroughly(lambda gallery, caller: gallery.clusters(caller))
+    names = [each.id for each in found]
+    if after and after not in names:
+        message = f"there is no cluster {after!r} any more; list them from the first page"
+        raise UnknownError(message)
+    shown, last = page(found[names.index(after) + 1 if after else 0 :], limit)
     return ClusterPage(clusters=shown, next=last.id if last else None)
 
 
@@ -141,7 +151,7 @@ async def list_clusters(asked: Asking, after: After = "", limit: Limit = 100) ->
 )
 async def assign_cluster(cluster: ClusterPath, given: Assignment, asked: Asking) -> EnrolledFaces:
     """The best faces of the cluster become templates of the subject, who is added where there is none."""
-    made = await asked.slowly(lambda gallery, caller: gallery.assign(caller, cluster, given.subject))
+    made = await asked.thoroughly(lambda gallery, caller: gallery.assign(caller, cluster, given.subject))
     return EnrolledFaces(faces=EnrolledFace.several(made))
 
 
@@ -154,7 +164,7 @@ async def assign_cluster(cluster: ClusterPath, given: Assignment, asked: Asking)
 )
 async def ignore_cluster(cluster: ClusterPath, asked: Asking) -> Ignored:
     """Nobody is asked again about this person, nor about who looks like them."""
-    return Ignored(ignored=await asked.slowly(lambda gallery, caller: gallery.ignore(caller, cluster)))
+    return Ignored(ignored=await asked.thoroughly(lambda gallery, caller: gallery.ignore(caller, cluster)))
 
 
 @faces.get("/matches", tags=["matches"], summary="List who was seen", openapi_extra=opens(READING))

@@ -53,7 +53,7 @@ public = APIRouter()
 )
 async def get_erasure(erasure: ErasurePath, asked: Asking) -> ErasureView:
     """The receipt of an erasure, verified again by looking."""
-    return ErasureView.model_validate(await asked.slowly(lambda gallery, caller: gallery.erasure(caller, erasure)))
+    return ErasureView.model_validate(await asked.thoroughly(lambda gallery, caller: gallery.erasure(caller, erasure)))
 
 
 @trust.get("/audit", tags=["trust"], summary="Read the audit log", openapi_extra=opens(AUDITING))
@@ -66,7 +66,8 @@ async def read_audit(
     subject: Annotated[Text, Query(description="Only about this subject.")] = "",
 ) -> AuditPage:
     """Who asked for what, why and when; subjects stand under pseudonyms."""
-    found = await asked.quickly(
+    answer = asked.thoroughly if action or actor or subject else asked.quickly  # whose line may be any
+    found = await answer(
         lambda gallery, caller: gallery.audit(
             caller, after=after, limit=limit + 1, action=action, actor=actor, subject=subject
         )
@@ -78,7 +79,7 @@ async def read_audit(
 @trust.get("/audit/verify", tags=["trust"], summary="Verify the audit log", openapi_extra=opens(AUDITING))
 async def verify_audit(asked: Asking) -> AuditVerdict:
     """Whether an entry was changed, is missing, or stands elsewhere."""
-    faults = await asked.slowly(lambda gallery, caller: gallery.verify_audit(caller))
+    faults = await asked.thoroughly(lambda gallery, caller: gallery.verify_audit(caller))
     return AuditVerdict(whole=not faults, faults=[AuditFault.model_validate(fault) for fault in faults])
 
 
@@ -113,19 +114,21 @@ async def calibrate(given: CalibrationGiven, asked: Asking, request: Request) ->
         found = gallery.calibrate(caller, promised_far=given.promised_far, apply=given.apply, vouched=given.vouched)
         return Response(curve(found), media_type="image/png") if wants_picture else found
 
-    return await asked.slowly(answer)
+    return await asked.thoroughly(answer)
 
 
 @trust.post("/reembed", tags=["trust"], summary="Change the net", responses=UNKNOWN, openapi_extra=opens(RULING))
 async def reembed(model: ModelGiven, asked: Asking) -> ReembeddingView:
     """Make templates of kept photos with the net of the graph, beside those of the old net, which still answer."""
-    return ReembeddingView.model_validate(await asked.slowly(lambda gallery, caller: gallery.reembed(caller, model)))
+    return ReembeddingView.model_validate(
+        await asked.thoroughly(lambda gallery, caller: gallery.reembed(caller, model))
+    )
 
 
 @trust.delete("/reembed", tags=["trust"], summary="Forget an old net", responses=REFUSED, openapi_extra=opens(RULING))
 async def drop_model(model: ModelGiven, asked: Asking) -> Dropped:
     """Forget the templates of a net that nobody matches with any more."""
-    return Dropped(dropped=await asked.slowly(lambda gallery, caller: gallery.drop_model(caller, model)))
+    return Dropped(dropped=await asked.thoroughly(lambda gallery, caller: gallery.drop_model(caller, model)))
 
 
 @trust.post("/keys", tags=["keys"], summary="Make an API key", status_code=201, openapi_extra=opens(RULING))

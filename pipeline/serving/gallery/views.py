@@ -26,8 +26,8 @@ Score = Annotated[float, Query(ge=0, le=1, allow_inf_nan=False, description="Lea
 Faces = Annotated[int, Query(ge=0, le=10_000, description="Most faces, the largest first; all if 0.")]
 Top = Annotated[int, Query(ge=1, le=100, description="Most candidates for each face.")]
 Model = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w.-]+$", examples=["mobilefacenet"])]
-Vector = Annotated[list[FiniteFloat], Field(min_length=1, max_length=4096)]
-Vectors = Annotated[list[Vector], Field(min_length=1, max_length=256)]
+Vector = Annotated[list[FiniteFloat], Field(min_length=1, max_length=4096, fail_fast=True)]
+Vectors = Annotated[list[Vector], Field(min_length=1, max_length=256, fail_fast=True)]
 
 Item = TypeVar("Item")
 

@@ -27,6 +27,7 @@ class Script:
     rows: dict[str, Row] = field(default_factory=dict)
     lines: list[Row | str] = field(default_factory=list)
     birth: str = "a"
+    late: list[Row] = field(default_factory=list)
     trimmed: bool = False
     away: bool = False
     snapshots: int = 0
@@ -58,6 +59,8 @@ class Script:
         if self.trimmed or after.birth != self.birth:
             self.trimmed = False
             return None
+        if self.late:
+            return Changes(after, tuple(self.late.pop() for _ in self.late.copy()))
         new = self.lines[after.version :]
         latest = {line if isinstance(line, str) else line.id: line for line in new}
         gone = tuple(line for line in latest.values() if isinstance(line, str))
@@ -254,6 +257,19 @@ def test_who_was_named_before_everything_was_read_anew_may_be_gone(script: Scrip
     with running(script) as replacement:
         answer = asked(replacement)
         assert before < answer.lost <= answer.version
+
+
+@pytest.mark.parametrize("negative", [False, True])
+def test_what_could_not_be_read_at_first_is_found_later_and_costs_nobody_unless_it_denies(
+    script: Script, *, negative: bool
+) -> None:
+    script.put(row("t1", 1))
+    with running(script) as matcher:
+        script.late.append(row("t2", 2, negative=negative, subject="s2"))
+        soon(lambda: len(matcher) == 2)
+        assert who(matcher, 2) == ("" if negative else "s2")
+        assert (asked(matcher).lost > asked(matcher).version) == negative
+        assert lost_by(script, matcher, lambda: script.put(row("t3", 3))) == negative
 
 
 @pytest.mark.parametrize("when", ["while it runs", "before it reads"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import string
 import struct
+import time
 import zlib
 from io import BytesIO
 from typing import Any
@@ -125,6 +126,26 @@ def test_a_vector_of_another_net(gallery: Api) -> None:
     assert gallery.written() == before
 
 
+@pytest.mark.parametrize("path", ["/v2/vectors/search", "/v2/faces/detect", "/v2/subjects/ada/not-me"])
+@pytest.mark.parametrize("body", [b'{"vectors": [' + b"[]," * 3_000_000 + b"[]]}", b"[" + b'"a",' * 3_000_000 + b"1]"])
+def test_a_json_of_millions_of_values_is_not_read(gallery: Api, path: str, body: bytes) -> None:
+    before, began = gallery.written(), time.perf_counter()
+    problem(gallery.ask("POST", path, content=body, headers={"Content-Type": "application/json"}), 413)
+    assert time.perf_counter() - began < 0.5  # all others wait while one is read
+    assert gallery.written() == before
+
+
+def test_the_mistakes_of_a_huge_vector_are_not_counted(gallery: Api) -> None:
+    given = {"vectors": [["a"] * 512] * 256, "model": "mobilefacenet"}
+    said = problem(gallery.ask("POST", "/v2/vectors/search", json=given), 422, REQUEST)
+    assert len(said["errors"]) == 1
+
+
+def test_as_many_vectors_as_may_be_are_read(gallery: Api) -> None:
+    given = {"vectors": [likeness(RED).tolist()] * 256, "model": "mobilefacenet"}
+    assert len(gallery.ask("POST", "/v2/vectors/search", json=given).json()["identities"]) == 256
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [
@@ -140,6 +161,7 @@ def test_a_vector_of_another_net(gallery: Api) -> None:
         ("GET", "/v2/faces/none", None),
         ("GET", "/v2/faces/none/photo", None),
         ("DELETE", "/v2/faces/none", None),
+        ("GET", "/v2/unknowns/clusters?after=none", None),
         ("POST", "/v2/unknowns/clusters/none/assign", {"subject": "ada"}),
         ("POST", "/v2/unknowns/clusters/none/ignore", None),
         ("GET", "/v2/erasures/none", None),
