@@ -19,10 +19,11 @@ KIND = b"omote.audit/1\n"  # no signature of something else is one of a head
 GENESIS = "0" * 64  # what the first entry names as its predecessor
 SET_BACK = "log set back"  # the action of an entry that tells of others which were there before it, and are gone
 
-Outcome = Literal["done", "forbidden", "failed"]
+Outcome = Literal["done", "forbidden", "failed", "unknown"]
 Utc = Annotated[AwareDatetime, AfterValidator(lambda moment: moment.astimezone(UTC))]
 Short = Annotated[str, Field(max_length=256)]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Pseudonym = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{PSEUDONYM_DIGITS}}}$")]
 Details = Annotated[dict[Short, Short | bool | int | FiniteFloat], Field(max_length=16)]
 
 
@@ -42,7 +43,8 @@ class Event(_Kept):
         action: What was asked for, such as ``search``, ``enrol``, ``delete`` or ``policy``.
         purpose: Why.
         subject: About whom: `Keys.pseudonym`, or empty.
-        outcome: Whether it was done, was not allowed, or did not work.
+        shown: Who else stands in the answer; where several events tell of one question, in the first of them.
+        outcome: Whether it was done, was not allowed, did not work, or Redis went away, so that nobody knows.
         model: Name of the net that made the vectors; empty if there are none.
         gallery_version: Version of the gallery that answered, or that came of it; 0 if none did.
         count: How many faces, templates or entries it was about.
@@ -57,11 +59,17 @@ class Event(_Kept):
     action: Short
     purpose: Short = ""
     subject: str = Field(default="", pattern=rf"^([0-9a-f]{{{PSEUDONYM_DIGITS}}})?$")
+    shown: tuple[Pseudonym, ...] = ()
     outcome: Outcome = "done"
     model: Short = ""
     gallery_version: int = 0
     count: int = 0
     details: Details = {}
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """Everybody whom it is about, or who was shown."""
+        return (*filter(None, (self.subject,)), *self.shown)
 
 
 class Entry(Event):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, time, timedelta
 from pathlib import Path
@@ -69,7 +69,7 @@ class Hit(NamedTuple):
     seen: tuple[Seen, ...]
 
 
-Look = Callable[[Entry], Hit | None]
+Look = Callable[[Entry], Iterable[Hit]]
 
 
 class _Recent(Generic[V]):
@@ -120,7 +120,7 @@ class Rule(BaseModel, ABC):
 
     @abstractmethod
     def watch(self, purposes: Collection[str]) -> Look:
-        """A function to be called with each entry it concerns, in order: it tells when the rule is broken.
+        """A function to be called with each entry it concerns, in order: it tells how the rule is broken, if it is.
 
         Args:
             purposes: What the namespace may be asked for; anything if empty.
@@ -157,13 +157,13 @@ class Burst(_TooMany):
     def watch(self, purposes: Collection[str]) -> Look:
         recent: _Recent[deque[Seen]] = _Recent(self.patience, lambda: deque(maxlen=self.more_than + 1))
 
-        def look(entry: Entry) -> Hit | None:
+        def look(entry: Entry) -> Iterator[Hit]:
             if self.outcomes and entry.outcome not in self.outcomes:
-                return None
+                return
             seen = recent.touch((entry.actor,), entry.at)
             seen.append(_seen(entry))
-            often = len(seen) > self.more_than and abs(entry.at - seen[0].at) <= self.patience
-            return Hit((entry.actor,), tuple(seen)) if often else None
+            if len(seen) > self.more_than and abs(entry.at - seen[0].at) <= self.patience:
+                yield Hit((entry.actor,), tuple(seen))
 
         return look
 
@@ -175,10 +175,10 @@ class Burst(_TooMany):
 
 
 class Curiosity(_TooMany):
-    """Many actors ask about one subject.
+    """Many actors ask about one subject, or are shown it.
 
     Attributes:
-        more_than: So many actors who ask about a subject are usual ...
+        more_than: So many actors who ask about a subject, or are shown it, are usual ...
         within_s: ... in so many seconds.
     """
 
@@ -187,21 +187,21 @@ class Curiosity(_TooMany):
     def watch(self, purposes: Collection[str]) -> Look:
         recent: _Recent[OrderedDict[str, Seen]] = _Recent(self.patience, OrderedDict)
 
-        def look(entry: Entry) -> Hit | None:
-            if not entry.subject:
-                return None
-            actors = recent.touch((entry.subject,), entry.at)
-            actors[entry.actor] = _seen(entry)
-            actors.move_to_end(entry.actor)
-            while len(actors) > self.more_than + 1 or next(iter(actors.values())).at < entry.at - self.patience:
-                actors.popitem(last=False)
-            return Hit((entry.subject,), tuple(actors.values())) if len(actors) > self.more_than else None
+        def look(entry: Entry) -> Iterator[Hit]:
+            for subject in entry.subjects:
+                actors = recent.touch((subject,), entry.at)
+                actors[entry.actor] = _seen(entry)
+                actors.move_to_end(entry.actor)
+                while len(actors) > self.more_than + 1 or next(iter(actors.values())).at < entry.at - self.patience:
+                    actors.popitem(last=False)
+                if len(actors) > self.more_than:
+                    yield Hit((subject,), tuple(actors.values()))
 
         return look
 
     def said(self, about: tuple[str, ...], count: int) -> str:
         limit = f"more than {self.more_than} actors within {self.within_s:g} s"
-        return f"the subject {about[0]} was asked about {_times(count)}, at times by {limit}"
+        return f"the subject {about[0]} was asked about or shown {_times(count)}, at times by {limit}"
 
 
 def _is_quoted(given: Any) -> Any:
@@ -243,8 +243,9 @@ class OutOfHours(Rule):
     def watch(self, purposes: Collection[str]) -> Look:
         zone = ZoneInfo(self.time_zone)
 
-        def look(entry: Entry) -> Hit | None:
-            return None if self._at_work(entry.at.astimezone(zone)) else Hit((entry.actor,), (_seen(entry),))
+        def look(entry: Entry) -> Iterator[Hit]:
+            if not self._at_work(entry.at.astimezone(zone)):
+                yield Hit((entry.actor,), (_seen(entry),))
 
         return look
 
@@ -270,12 +271,12 @@ class PurposeMismatch(Rule):
     allowed: dict[str, tuple[str, ...]] = {}
 
     def watch(self, purposes: Collection[str]) -> Look:
-        def look(entry: Entry) -> Hit | None:
+        def look(entry: Entry) -> Iterator[Hit]:
             if entry.role == INTERNAL or entry.action in WITHOUT_PURPOSE:
-                return None
+                return
             own = self.allowed.get(entry.actor, (entry.purpose,))
-            right = entry.purpose in own and (not purposes or entry.purpose in purposes)
-            return None if right else Hit((entry.actor, entry.purpose), (_seen(entry),))
+            if entry.purpose not in own or (purposes and entry.purpose not in purposes):
+                yield Hit((entry.actor, entry.purpose), (_seen(entry),))
 
         return look
 
@@ -357,7 +358,7 @@ def inspect(entries: Iterable[Entry], rules: Rules, purposes: Collection[str] = 
     inspectors = [_inspector(rule, purposes, findings) for rule in rules.rules]
     for entry in entries:
         for rule, look, episodes in inspectors:
-            if rule.concerns(entry) and (hit := look(entry)):
+            for hit in look(entry) if rule.concerns(entry) else ():
                 episodes.touch(hit.about, entry.at).add(hit)
     for _, _, episodes in inspectors:
         episodes.drop()

@@ -71,6 +71,8 @@ class Galleries:
     def sweep(self, every_s: float = SWEEP_S) -> None:
         """From now on forget those whose date has passed, in every namespace of this Redis, opened or not.
 
+        Erasures and renamings that were interrupted are finished, too.
+
         Any number of processes may do so at once.
         """
         self._every_s = every_s
@@ -110,10 +112,10 @@ class Galleries:
         return (each for each in sorted(kept | set(self._opened)) if not self._over.is_set())
 
     def _forget_expired(self, namespace: str) -> None:
-        """Forget those whose date has passed; a namespace that nobody asked for is opened only where there are any."""
+        """Do what is left to do; a namespace that nobody asked for is opened only where there is something."""
         try:
             with closing(GalleryStore(self._url, self._keys, namespace)) as store:
-                if not store.expired(time.time()):
+                if not (store.expired(time.time()) or store.erasing() or store.renamed()):
                     return
             with closing(self._open(namespace, later=True)) as service, suppress(UnknownError):
                 service.forget_expired(JANITOR)  # unknown is who another janitor has forgotten

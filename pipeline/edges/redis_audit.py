@@ -86,15 +86,39 @@ class AuditLog:
         self._changed, self._writing = Condition(), False
         self._waiting: deque[_Waiting] = deque()
         self._known: _Known | None = None
-        self._notices: list[Event] = []  # to be written before anything else
+        self._notices: list[Event] = []  # to be written before anything else; only who writes takes some away
         # What was sent and not answered, until the head tells; and what turned out to have been written.
         self._unsure: list[list[Entry]] = []
         self._late: dict[str, Entry] = {}
 
-    def append(self, events: Iterable[Event]) -> list[Entry]:
+    def ready(self) -> None:
+        """Find out whether the log can be written, before anything is done that it must tell of.
+
+        What is owed is written first.
+
+        Raises:
+            AwayError: Redis does not answer.
+            RefusedError: The log in Redis is damaged, or signed by another key.
+        """
+        if self._notices:
+            self.append([])
+        known = self._known or self._signed(self._at_head())
+        with self._errors():
+            text, beyond = self._link.client.hmget(self._key, "head", str(known.head.seq + 1))
+        if (text or b"") != known.text.encode():
+            self._signed(text)  # somebody else has written since
+        elif beyond:
+            message = f"the audit log of {self.namespace!r} is not as it was left: an entry lies beyond its head"
+            raise RefusedError(message)
+
+    def append(self, events: Iterable[Event], *, owed: bool = False) -> list[Entry]:
         """Write events, all or none; returns once Redis has them.
 
         An event whose ``id`` was given before, in an attempt that failed, is not written twice by this process.
+
+        Args:
+            events: What happened.
+            owed: Whether they are to be written with what comes next, where they cannot be written now.
 
         Raises:
             AwayError: Redis does not answer, and it is not known whether they were written.
@@ -110,25 +134,27 @@ class AuditLog:
         while taken := self._turn(mine):
             self._write_all(taken)
         if mine.error:
+            if owed:
+                self._notices.extend(mine.events[: max(0, MOST - len(self._notices))])
             raise type(mine.error)(str(mine.error)) from mine.error
         return list(mine.entries)
 
     def read(
         self, after_seq: int = 0, limit: int = 100, action: str = "", actor: str = "", subject: str = ""
     ) -> list[Entry]:
-        """Up to ``limit`` entries after one, of an action, an actor or a subject if given.
+        """Up to ``limit`` entries after one, of an action, an actor, or one that tells of a subject, if given.
 
         Raises:
             AwayError: Redis does not answer.
             RefusedError: An entry cannot be read.
         """
-        asked = {"action": action, "actor": actor, "subject": subject}
-        wanted = {name: said for name, said in asked.items() if said}
+        wanted = {name: said for name, said in {"action": action, "actor": actor}.items() if said}
         # What is wanted has these bytes in it: of the rest nothing needs to be understood.
         marks = [canonical({name: said})[1:-1] for name, said in wanted.items()]
+        marks += [f'"{subject}"'.encode()] if subject else []
         likely = (self._understood(line) for line in self.lines(after_seq) if all(mark in line for mark in marks))
         found = (entry for entry in likely if all(getattr(entry, name) == said for name, said in wanted.items()))
-        return list(islice(found, limit))
+        return list(islice((entry for entry in found if not subject or subject in entry.subjects), limit))
 
     def entries(self, after_seq: int = 0) -> Iterator[Entry]:
         """Every entry after one, in order.
@@ -227,8 +253,9 @@ class AuditLog:
         until, failed = time.monotonic() + BUSY_S, False
         while time.monotonic() < until:
             try:
-                if (done := self._attempt([*self._notices, *events])) is not None:
-                    self._notices.clear()
+                first = [*self._notices]
+                if (done := self._attempt([*first, *events])) is not None:
+                    del self._notices[: len(first)]
                     return done
             except AwayError as error:
                 if failed:

@@ -28,6 +28,7 @@ class Keyspace:
         self.version, self.log = self("version"), self("log")
         self.subjects, self.templates, self.expiring = self("subjects"), self("templates"), self("expiring")
         self.negatives = self("negatives")
+        self.renamed, self.erasures = self("renamed"), self("erasures")  # what is left to do of names
 
     def __call__(self, kind: str, name: str = "") -> str:
         """The key of one thing of a kind, or of the kind itself."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pydantic import SecretStr, ValidationError
 
@@ -86,21 +87,41 @@ class StoreReading:
             kept = self.link.client.config_get("appendfsync") if said.get("aof_enabled") else {}
         return next(map(str, kept.values()), "")
 
-    def policy(self) -> NamespacePolicy:
-        """What the namespace allows, or allowed half a second ago; the defaults where nobody has said."""
+    def policy(self, age_s: float = POLICY_S) -> NamespacePolicy:
+        """What the namespace allows, or allowed less than ``age_s`` ago; the defaults where nobody has said."""
         asked_s, policy = self._policy
-        if time.monotonic() - asked_s > POLICY_S:
-            with self.link.errors():
-                kept = self.link.client.get(self.key("policy"))
-            policy = _policy(kept) if kept else NamespacePolicy()
+        if time.monotonic() - asked_s >= age_s:
+            policy = _policy(self._kept_policy())
             self._policy = time.monotonic(), policy
         return policy
 
     def set_policy(self, policy: NamespacePolicy) -> None:
-        """Keep a policy."""
+        """Keep a policy, whatever was allowed before."""
+        self.change_policy(lambda _: policy)
+
+    def change_policy(self, change: Callable[[NamespacePolicy], NamespacePolicy]) -> None:
+        """Change the policy from what it is at that very moment; ``change`` is asked again if somebody was faster."""
+        key, version = self.key("policy"), None
+        while version is None:
+            kept = self._kept_policy()
+            before = _policy(kept)
+            after = change(before)
+            step = self.step().only_if(kept, "GET", key).write("SET", key, after.model_dump_json(exclude_unset=True))
+            for lifetime_s in {before.subject_ttl_s, after.subject_ttl_s} - {None}:
+                step.write("SADD", self.key("lifetimes"), repr(lifetime_s))
+            version = step.done()
+        self._policy = time.monotonic(), after
+
+    def lifetimes(self) -> set[float]:
+        """After which times a policy has ever let subjects be forgotten, seconds: their dates are not their own."""
         with self.link.errors():
-            self.link.client.set(self.key("policy"), policy.model_dump_json(exclude_unset=True))
-        self._policy = time.monotonic(), policy
+            return {float(each) for each in self.link.client.smembers(self.key("lifetimes"))}
+
+    def nets(self, silent_s: float) -> set[str]:
+        """With which nets' templates matchers match of which something was heard in the last ``silent_s``."""
+        with self.link.errors():
+            told = [json.loads(text) for text in self.link.client.hvals(self.key("matchers"))]
+        return {each.get("model", "") for each in told if time.time() - each["at"] <= silent_s}
 
     def subject(self, subject_id: str) -> Subject:
         """One of them.
@@ -182,10 +203,15 @@ class StoreReading:
             kept: bytes | None = self.link.client.get(self.key("receipt", name))
         return kept
 
+    def _kept_policy(self) -> bytes | None:
+        with self.link.errors():
+            kept: bytes | None = self.link.client.get(self.key("policy"))
+        return kept
 
-def _policy(kept: bytes) -> NamespacePolicy:
+
+def _policy(kept: bytes | None) -> NamespacePolicy:
     try:
-        return NamespacePolicy.model_validate_json(kept)
+        return NamespacePolicy.model_validate_json(kept or b"{}")
     except ValidationError as error:
         message = "the policy that lies in Redis is none of this version of omote; set it anew"
         raise RefusedError(message) from error

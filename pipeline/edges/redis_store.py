@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.edges import redis_layout as layout
@@ -27,12 +27,14 @@ class Removed:
         vectors: Templates.
         negatives: Negative anchors.
         photos: Photos.
+        note: What was noted of it, with these counts.
     """
 
     version: int
     vectors: int = 0
     negatives: int = 0
     photos: int = 0
+    note: dict[str, Any] = field(default_factory=dict)
 
 
 class GalleryStore(StoreReading):
@@ -43,11 +45,14 @@ class GalleryStore(StoreReading):
 
         Raises:
             DuplicateError: There is one of this name.
+            RefusedError: Something of somebody else is still kept under this name.
         """
-        step = self.step().only_if(0, "EXISTS", self.key("subject", subject.id))
+        step = self.step()
+        self._only_if_free(step, subject.id)
         self._write_subject(step, subject)
         version = step.done()
         if version is None:
+            self._refuse_kept(subject.id)
             raise _taken(subject.id)
         self._register()
         return version
@@ -64,18 +69,21 @@ class GalleryStore(StoreReading):
         Raises:
             UnknownError: There is none of this name.
             DuplicateError: There is one of the new name.
+            RefusedError: Something of somebody else is still kept under the new name.
         """
         for _ in range(ATTEMPTS):
             step = self.step()
             after = change(self._guarded(step, subject_id))
             if after.id != subject_id:
-                step.only_if(0, "EXISTS", self.key("subject", after.id))
-                step.write("HSET", self.key("renamed"), subject_id, after.id)
+                self._only_if_free(step, after.id)
+                self._lead(step, subject_id, after.id)
             self._give(step, subject_id, after)
             if (version := step.done()) is not None:
                 return after, version
-            if after.id != subject_id and self.known([after.id]):
-                raise _taken(after.id)
+            if after.id != subject_id:
+                self._refuse_kept(after.id)
+                if self.known([after.id]):
+                    raise _taken(after.id)
         raise _crowded(subject_id)
 
     def merge(self, source: str, into: str, join: Callable[[Subject, Subject], Subject]) -> tuple[int, int]:
@@ -93,7 +101,7 @@ class GalleryStore(StoreReading):
             step = self.step()
             one, other = self._guarded(step, source), self._guarded(step, into)
             after, count = join(one, other), len(self.template_ids(source))
-            step.write("HSET", self.key("renamed"), source, into)
+            self._lead(step, source, into)
             self._give(step, into, after)
             self._give(step, source, after)
             if (version := step.done()) is not None:
@@ -111,7 +119,8 @@ class GalleryStore(StoreReading):
 
         Raises:
             InvalidError: One can be no template.
-            RefusedError: The subject was, or what must be there is, forgotten meanwhile.
+            RefusedError: The subject was, or what must be there is, forgotten meanwhile; or something of somebody else
+                is still kept under this name.
         """
         layout.checked(templates, self.dimension)
         key = self.key("subject", subject.id)
@@ -128,12 +137,14 @@ class GalleryStore(StoreReading):
             if kept:
                 step.write("HSET", key, "revision", secrets.token_hex(8))
             else:
+                self._only_if_free(step, subject.id)
                 self._write_subject(step, known)
             for template in templates:
                 self._write_template(step, template, known)
             if (version := step.done()) is not None:
                 self._register()
                 return version
+            self._refuse_kept(subject.id)
         raise _crowded(subject.id)
 
     def remove_templates(self, subject_id: str, names: Iterable[str]) -> Removed:
@@ -143,43 +154,76 @@ class GalleryStore(StoreReading):
             UnknownError: There is no such subject.
         """
         wanted = set(names)
-        return self._removed(subject_id, lambda of: [name for name in of if name in wanted])
+        for _ in range(ATTEMPTS):
+            step = self.step()
+            self._guarded(step, subject_id)
+            counts = self._drop_templates(step, subject_id, [n for n in self.template_ids(subject_id) if n in wanted])
+            step.write("HSET", self.key("subject", subject_id), "revision", secrets.token_hex(8))
+            if (version := step.done()) is not None:
+                return Removed(version, **counts)
+        raise _crowded(subject_id)
 
-    def remove_subject(self, subject_id: str, note: dict[str, Any] | None = None) -> Removed:
+    def remove_subject(self, subject_id: str, note: Callable[[Sequence[str]], dict[str, Any]] | None = None) -> Removed:
         """Forget a subject with all templates and photos.
 
         Args:
             subject_id: Who.
-            note: What must not be forgotten before the erasure is finished; see `unfinished`.
+            note: Gives, of the templates that go, what must not be forgotten before the erasure is finished. The name
+                is not given to anybody until then; see `unfinished`.
 
         Raises:
             UnknownError: There is none of this name.
         """
-        return self._removed(subject_id, list, note or {})
+        for _ in range(ATTEMPTS):
+            step = self.step()
+            self._guarded(step, subject_id)
+            gone = self.template_ids(subject_id)
+            counts = self._drop_templates(step, subject_id, gone)
+            self._drop_subject(step, subject_id)
+            noted = {**note(gone), **counts, "subject": subject_id} if note else {}
+            if noted:
+                pseudonym = self._pseudonym(subject_id)
+                data = json.dumps(noted).encode()
+                sealed = layout.sealed("erasure", data, pseudonym, self.keys, self.namespace)
+                step.write("HSET", self.key.erasures, pseudonym, sealed)
+            if (version := step.done()) is not None:
+                return Removed(version, **counts, note=noted)
+        raise _crowded(subject_id)
 
     def unfinished(self, subject_id: str) -> dict[str, Any] | None:
         """The note of an erasure whose templates are gone and that was not finished, with what was counted."""
+        pseudonym = self._pseudonym(subject_id)
         with self.link.errors():
-            kept = self.link.client.hget(self.key("erasing"), self.keys.pseudonym(self.namespace, subject_id))
-        return None if kept is None else dict(json.loads(kept))
+            kept = self.link.client.hget(self.key.erasures, pseudonym)
+        return None if kept is None else self._noted(pseudonym, kept)
 
-    def finished(self, subject_id: str, receipt: str, text: str) -> None:
-        """Keep the receipt of an erasure for ever, for it names nobody; there is nothing left to do."""
-        pseudonym = self.keys.pseudonym(self.namespace, subject_id)
-        step = self.step().write("SET", self.key("receipt", receipt), text)
-        step.write("HDEL", self.key("erasing"), pseudonym).write("HDEL", self.key("renamed"), subject_id).done()
+    def erasing(self) -> list[str]:
+        """Those whose erasure was begun, and is not finished."""
+        with self.link.errors():
+            found = self.link.client.hgetall(self.key.erasures)
+        return [self._noted(pseudonym.decode(), kept)["subject"] for pseudonym, kept in found.items()]
+
+    def finished(self, subject_id: str, receipt: str, text: str) -> str | bytes:
+        """Keep the receipt of an erasure for ever, for it names nobody; there is nothing left to do.
+
+        Returns:
+            The receipt that is kept: that of who finished first, where several did.
+        """
+        step = self.step().only_if(0, "EXISTS", self.key("receipt", receipt))
+        step.write("SET", self.key("receipt", receipt), text)
+        step.write("HDEL", self.key.erasures, self._pseudonym(subject_id)).done()
+        return self.receipt(receipt) or text
 
     def renamed(self, subject_id: str = "") -> dict[str, str]:
         """Old names whose sightings may not have been given to the new ones: all, or those of one new name."""
         with self.link.errors():
-            found = self.link.client.hgetall(self.key("renamed"))
+            found = self.link.client.hgetall(self.key.renamed)
         names = {old.decode(): new.decode() for old, new in found.items()}
         return {old: new for old, new in names.items() if subject_id in {"", new}}
 
-    def settled(self, old: str) -> None:
-        """The sightings of an old name are with the new one."""
-        with self.link.errors():
-            self.link.client.hdel(self.key("renamed"), old)
+    def settled(self, old: str, new: str) -> None:
+        """Nothing is kept any more under an old name that led to ``new``."""
+        self.step().only_if(new, "HGET", self.key.renamed, old).write("HDEL", self.key.renamed, old).done()
 
     def expired(self, now_s: float) -> list[str]:
         """Subjects whose date has passed."""
@@ -190,12 +234,15 @@ class GalleryStore(StoreReading):
     def reseal(self) -> int:
         """Seal all vectors and photos that lie under an old key under the current one; how many were."""
         names = self.template_ids()
-        vectors = (self.resealed("vector", "template", name, "vector") for name in names)
-        return sum(vectors) + sum(self.resealed("photo", "photo", name) for name in names)
+        with self.link.errors():
+            notes = [pseudonym.decode() for pseudonym in self.link.client.hkeys(self.key.erasures)]
+        count = sum(self.resealed("vector", name, self.key("template", name), "vector") for name in names)
+        count += sum(self.resealed("photo", name, self.key("photo", name)) for name in names)
+        return count + sum(self.resealed("erasure", name, self.key.erasures, name) for name in notes)
 
-    def resealed(self, kind: str, place: str, name: str, field: str = "") -> int:
+    def resealed(self, kind: str, name: str, key: str, field: str = "") -> int:
         """Seal one thing anew, unless it is gone or lies under the current key; 1 if it was."""
-        key, words = self.key(place, name), [field] if field else []
+        words = [field] if field else []
         read, write = ("HGET", "HSET") if field else ("GET", "SET")
         with self.link.errors():
             kept = self.link.client.execute_command(read, key, *words)
@@ -216,6 +263,34 @@ class GalleryStore(StoreReading):
             raise UnknownError(message)
         step.only_if(kept, "HGET", key, "json").only_if(revision, "HGET", key, "revision")
         return Subject.model_validate_json(kept)
+
+    def _only_if_free(self, step: Step, name: str) -> None:
+        """Nobody is given the name of somebody, nor one under which something of somebody else is still kept."""
+        step.only_if(0, "EXISTS", self.key("subject", name)).only_if(0, "HEXISTS", self.key.renamed, name)
+        step.only_if(0, "HEXISTS", self.key.erasures, self._pseudonym(name))
+
+    def _refuse_kept(self, name: str) -> None:
+        with self.link.errors():
+            pipe = self.link.client.pipeline(transaction=False).hexists(self.key.renamed, name)
+            renamed, erased = pipe.hexists(self.key.erasures, self._pseudonym(name)).execute()
+        if renamed or erased:
+            what = "erasure" if erased else "renaming"
+            message = f"the {what} of who was {name!r} is not finished yet; ask for it again, or wait a minute"
+            raise RefusedError(message)
+
+    def _lead(self, step: Step, old: str, new: str) -> None:
+        """What was seen under a name, and under those before it that lead to it, is to be found under the new one.
+
+        Nobody can lead another name to it meanwhile, for the step depends on the subject.
+        """
+        for name in (old, *self.renamed(old)):
+            step.write("HSET", self.key.renamed, name, new)
+
+    def _noted(self, pseudonym: str, kept: bytes) -> dict[str, Any]:
+        return dict(json.loads(layout.opened("erasure", kept, pseudonym, self.keys, self.namespace)))
+
+    def _pseudonym(self, subject_id: str) -> str:
+        return self.keys.pseudonym(self.namespace, subject_id)
 
     def _give(self, step: Step, owner: str, after: Subject) -> None:
         """All templates of ``owner`` are of ``after``, who may be the same."""
@@ -256,31 +331,16 @@ class GalleryStore(StoreReading):
             step.write("DEL", key)
         step.write("ZREM", self.key.subjects, subject_id).write("ZREM", self.key.expiring, subject_id)
 
-    def _removed(
-        self, subject_id: str, chosen: Callable[[list[str]], list[str]], note: dict[str, Any] | None = None
-    ) -> Removed:
-        """Remove templates; and the subject, where there is a note of that."""
-        for _ in range(ATTEMPTS):
-            step = self.step()
-            self._guarded(step, subject_id)
-            gone = chosen(self.template_ids(subject_id))
-            counts = self._counts(gone)
-            for name in gone:
-                step.write("DEL", self.key("template", name)).write("DEL", self.key("photo", name))
-                for kind in (self.key.templates, self.key.negatives, self.key("of", subject_id)):
-                    step.write("SREM", kind, name)
-                step.tell("drop", name)
-            if note is None:
-                step.write("HSET", self.key("subject", subject_id), "revision", secrets.token_hex(8))
-            else:
-                self._drop_subject(step, subject_id)
-                pseudonym = self.keys.pseudonym(self.namespace, subject_id)
-                step.write("HSET", self.key("erasing"), pseudonym, json.dumps({**note, **counts}))
-            if (version := step.done()) is not None:
-                return Removed(version, **counts)
-        raise _crowded(subject_id)
+    def _drop_templates(self, step: Step, subject_id: str, names: Sequence[str]) -> dict[str, Any]:
+        """Templates go with their photos; how many of each."""
+        for name in names:
+            step.write("DEL", self.key("template", name)).write("DEL", self.key("photo", name))
+            for kind in (self.key.templates, self.key.negatives, self.key("of", subject_id)):
+                step.write("SREM", kind, name)
+            step.tell("drop", name)
+        return self._counts(names)
 
-    def _counts(self, names: Sequence[str]) -> dict[str, int]:
+    def _counts(self, names: Sequence[str]) -> dict[str, Any]:
         with self.link.errors():
             pipe = self.link.client.pipeline(transaction=False)
             for name in names:

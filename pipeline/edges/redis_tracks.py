@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.edges import redis_layout as layout
+from pipeline.edges.redis_link import Step
 from pipeline.edges.redis_reading import AT_ONCE, in_parts
 from pipeline.edges.redis_store import GalleryStore
 from pipeline.gallery.errors import InvalidError, UnknownError
@@ -114,15 +115,7 @@ class TrackStore:
 
     def note(self, sighting: Sighting, ttl_s: float) -> bool:
         """Keep that somebody was seen, for ``ttl_s``; not if they were forgotten meanwhile."""
-        store, at = self._store, sighting.at.timestamp()
-        name = f"{sighting.id}|{self._pseudonym(sighting.subject_id)}"
-        text = layout.sealed("sighting", sighting.model_dump_json().encode(), name, store.keys, store.namespace)
-        step = store.step().only_if(1, "EXISTS", self._key("subject", sighting.subject_id))
-        step.write("SET", self._key("sighting", name), text, "PXAT", round((at + ttl_s) * 1000))
-        for kind in self._lists(sighting):
-            step.write("ZADD", kind, at, name).write("ZREMRANGEBYSCORE", kind, "-inf", at - ttl_s)
-            step.write("PEXPIRE", kind, round(ttl_s * 1000))
-        return step.done() is not None
+        return self._noting(sighting, ttl_s).done() is not None
 
     def sightings(
         self, subject: str, stream: str, since_s: float, until_s: float, after: str, limit: int
@@ -154,11 +147,12 @@ class TrackStore:
 
     def explain(self, name: str, subject_id: str, told: Mapping[str, Any], ttl_s: float) -> bool:
         """Keep why a face was taken for ``subject_id``; not if they were forgotten meanwhile."""
-        store, known, ms = self._store, self._explained(subject_id), round(ttl_s * 1000)
+        store, known = self._store, self._explained(subject_id)
+        (lives_ms,) = self._lives_ms(ttl_s, known)
         text = layout.sealed("explanation", json.dumps(told).encode(), name, store.keys, store.namespace)
         step = store.step().only_if(1, "EXISTS", self._key("subject", subject_id))
-        step.write("SET", self._key("explanation", name), text, "PX", ms)
-        return step.write("SADD", known, name).write("PEXPIRE", known, ms).done() is not None
+        step.write("SET", self._key("explanation", name), text, "PX", round(ttl_s * 1000))
+        return step.write("SADD", known, name).write("PEXPIRE", known, lives_ms).done() is not None
 
     def explanation(self, name: str) -> dict[str, Any]:
         """What was kept under this id.
@@ -176,8 +170,8 @@ class TrackStore:
 
     # Of a subject
 
-    def forget(self, subject_id: str) -> dict[str, int]:
-        """Forget the sightings and explanations of a subject; how many there were."""
+    def forget(self, subject_id: str) -> None:
+        """Forget the sightings and explanations of a subject."""
         link, seen, explained = self._store.link, self._seen(subject_id), self._explained(subject_id)
         with link.errors():
             names = [name.decode() for name in link.client.zrange(seen, 0, -1)]
@@ -193,26 +187,30 @@ class TrackStore:
                 pipe.zrem(self._key("at", sighting.stream), name)
             pipe.delete(seen, explained)
             pipe.execute()
-        return {"matches": len(found), "explanations": len(reasons)}
 
-    def left(self, pseudonym: str) -> int:
+    def left(self, pseudonym: str) -> tuple[int, int]:
         """How many sightings and explanations there are of whom the log knows by this pseudonym."""
         with self._store.link.errors():
             client = self._store.link.client
             names = [name.decode() for name in client.zrange(self._key("seen", pseudonym), 0, -1)]
             reasons = int(client.scard(self._key("explained", pseudonym)))
-        return len(self._sightings(names)) + reasons
+        return len(self._sightings(names)), reasons
 
-    def rename(self, old: str, new: str, ttl_s: float) -> None:
-        """What was seen of ``old`` was seen of ``new``."""
-        known, before = self._explained(new), self._explained(old)
-        with self._store.link.errors():
-            names = [name.decode() for name in self._store.link.client.zrange(self._seen(old), 0, -1)]
-            pipe = self._store.link.client.pipeline()
-            pipe.sunionstore(known, known, before).pexpire(known, round(ttl_s * 1000)).delete(before).execute()
+    def rename(self, old: str, new: str, ttl_s: float) -> bool:
+        """What was seen of ``old`` was seen of ``new``; not all of it if ``old`` leads elsewhere meanwhile."""
+        store, known, before = self._store, self._explained(new), self._explained(old)
+        with store.link.errors():
+            names = [name.decode() for name in store.link.client.zrange(self._seen(old), 0, -1)]
         for sighting in self._sightings(names).values():
-            self.note(sighting.model_copy(update={"subject_id": new}), ttl_s)
+            step = self._noting(sighting.model_copy(update={"subject_id": new}), ttl_s)
+            if step.only_if(new, "HGET", self._key.renamed, old).done() is None:
+                return False
+        step = store.step().only_if(1, "EXISTS", self._key("subject", new)).only_if(new, "HGET", self._key.renamed, old)
+        step.write("SUNIONSTORE", known, known, before).write("DEL", before)
+        if step.write("PEXPIRE", known, max(self._lives_ms(ttl_s, known, before))).done() is None:
+            return False
         self.forget(old)
+        return True
 
     def reseal(self) -> int:
         """Seal everything that lies under an old key under the current one; how many pieces were."""
@@ -221,9 +219,10 @@ class TrackStore:
             unknown = [name.decode() for name in client.zrange(self._key("unknowns"), 0, -1)]
             seen = [name.decode() for name in client.zrange(self._key("sightings"), 0, -1)]
             explained = [key.decode()[len(reasons) - 1 :] for key in client.scan_iter(reasons, count=AT_ONCE)]
-        count = sum(store.resealed(kind, "unknown", name, kind) for name in unknown for kind in ("vector", "photo"))
-        count += sum(store.resealed("sighting", "sighting", name) for name in seen)
-        return count + sum(store.resealed("explanation", "explanation", name) for name in explained)
+        shots = ((kind, name) for name in unknown for kind in ("vector", "photo"))
+        count = sum(store.resealed(kind, name, self._key("unknown", name), kind) for kind, name in shots)
+        count += sum(store.resealed("sighting", name, self._key("sighting", name)) for name in seen)
+        return count + sum(store.resealed("explanation", name, self._key("explanation", name)) for name in explained)
 
     # Matchers
 
@@ -237,6 +236,30 @@ class TrackStore:
             with self._store.link.errors():
                 self._store.link.client.hdel(self._key("matchers"), *gone)
         return [view for view in views if view.silent_s <= silent_s]
+
+    def _noting(self, sighting: Sighting, ttl_s: float) -> Step:
+        """The step that keeps a sighting; one too old for the lists goes itself, so that none is out of reach."""
+        store, at, lists = self._store, sighting.at.timestamp(), self._lists(sighting)
+        name = f"{sighting.id}|{self._pseudonym(sighting.subject_id)}"
+        text = layout.sealed("sighting", sighting.model_dump_json().encode(), name, store.keys, store.namespace)
+        with store.link.errors():
+            old = store.link.client.zrangebyscore(lists[0], "-inf", at - ttl_s)
+        step = store.step().only_if(1, "EXISTS", self._key("subject", sighting.subject_id))
+        for each in old:
+            step.write("DEL", self._key("sighting", each.decode()))
+        step.write("SET", self._key("sighting", name), text, "PXAT", round((at + ttl_s) * 1000))
+        for kind, lives_ms in zip(lists, self._lives_ms(ttl_s, *lists), strict=True):
+            step.write("ZADD", kind, at, name).write("ZREMRANGEBYSCORE", kind, "-inf", at - ttl_s)
+            step.write("PEXPIRE", kind, lives_ms)
+        return step
+
+    def _lives_ms(self, ttl_s: float, *lists: str) -> list[int]:
+        """How long each list must stay: it still finds what was kept while the time was longer."""
+        with self._store.link.errors():
+            pipe = self._store.link.client.pipeline(transaction=False)
+            for kind in lists:
+                pipe.pttl(kind)
+            return [max(left, round(ttl_s * 1000)) for left in pipe.execute()]
 
     def _sightings(self, names: Sequence[str]) -> dict[str, Sighting]:
         store, found = self._store, dict[str, Sighting]()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.audit import Event, Outcome
-from pipeline.gallery.errors import AwayError, ForbiddenError
+from pipeline.gallery.errors import AwayError, ForbiddenError, UnknownError
 from pipeline.gallery.faces import Faces
 from pipeline.gallery.matcher import Matcher
 from pipeline.gallery.subjects import Caller, NamespacePolicy, Role
@@ -24,6 +24,7 @@ WRITING: Final[frozenset[Role]] = frozenset({"operator", "admin"})
 RULING: Final[frozenset[Role]] = frozenset({"admin"})
 AUDITING: Final[frozenset[Role]] = frozenset({"auditor", "admin"})
 MOST_SIGNS = 256  # of a name or a purpose in the log
+PART = 500  # subjects that are looked at in one go
 WAIT_S = 1.0  # for our own matcher to see our own change
 
 ROLES: Final[dict[str, frozenset[Role]]] = {
@@ -32,6 +33,8 @@ ROLES: Final[dict[str, frozenset[Role]]] = {
     **dict.fromkeys(("policy", "calibrate", "re-embed", "export", "import", "rotate keys"), RULING),
     **dict.fromkeys(("audit", "erasure", "read policy"), AUDITING),
 }
+# They are not begun where they could not be logged, and leave a line where nobody knows whether they were done.
+CHANGING: Final[frozenset[str]] = frozenset(a for a, roles in ROLES.items() if roles in (WRITING, RULING)) - {"export"}
 # They answer for the gallery and look for nobody, so that no purpose of the namespace stands in their way.
 WITHOUT_PURPOSE: Final[frozenset[str]] = frozenset({"audit", "erasure", "read policy", "policy", "rotate keys"})
 INTERNAL: Final = "internal"  # what the log has as the role of omote itself, which no API key has
@@ -45,6 +48,7 @@ class Question:
     Attributes:
         policy: Under which it is asked.
         about: Ids of the subjects it is about; a line for each, and one line where there is none.
+        shown: Ids of other subjects that stand in the answer; they are told in the first line.
         count: How many faces, templates or entries it was about.
         version: Of the gallery, as soon as the question has changed it; else that of the matcher is told.
         details: Whatever else tells; no names.
@@ -53,6 +57,7 @@ class Question:
 
     policy: NamespacePolicy
     about: Sequence[str]
+    shown: Collection[str] = ()
     count: int = 0
     version: int | None = None
     details: dict[str, str | bool | int | float] = field(default_factory=dict)
@@ -84,28 +89,31 @@ class Desk:
         """A question that is logged once, however it ends: done, forbidden, or failed where anything was raised.
 
         It is logged before it is answered, and where it has changed the gallery our own matcher has seen that by then.
-        Where Redis went away before anything was changed there is no answer, and no line.
+        What changes something is not begun unless the log can be written. Where Redis goes away meanwhile nobody knows
+        whether it was done, and a line says so, later if need be; of a look there is no answer, and no line.
 
         Raises:
             ForbiddenError: The role or the purpose does not allow it.
             AwayError: Redis does not answer, so that it could not be logged.
+            RefusedError: The log is damaged.
         """
         question, away = Question(self.admit(caller, action, subject_id), [subject_id]), False
+        changing = action in CHANGING
+        if changing:
+            self.log.ready()
         try:
             yield question
+            self.follow_policy(question, question.about)
             question.outcome = "done"
         except ForbiddenError:
             question.outcome = "forbidden"
             raise
         except AwayError:
-            away = question.version is None  # who waits for Redis in vain is not to wait once more
+            question.outcome, away = "unknown", True
             raise
         finally:
-            if not away:
-                self.note_each(
-                    caller, action, question.about or [""], outcome=question.outcome, count=question.count,
-                    version=question.version, **question.details,
-                )  # fmt: skip
+            if changing or not away:  # else who waits for Redis in vain is not to wait once more
+                self._note(caller, action, question, owed=changing)
         if question.version is not None:
             self.seen(question.version)
 
@@ -124,41 +132,47 @@ class Desk:
             asked = f"for {caller.purpose!r}" if caller.purpose else "without a purpose"
             reason = f"nobody may {action} here {asked}; the purposes are {', '.join(policy.purposes)}"
         if reason:
-            self.note(caller, action, subject_id, outcome="forbidden")
+            self._note(caller, action, Question(policy, [subject_id], outcome="forbidden"), owed=False)
             raise ForbiddenError(reason)
         return policy
 
-    def note(
-        self, caller: Caller, action: str, subject_id: str = "", *, outcome: Outcome = "done", count: int = 0,
-        version: int | None = None, **details: Any,
-    ) -> None:  # fmt: skip
-        """Write a line into the audit log; it is safe when this returns.
+    def follow_policy(self, question: Question, names: Sequence[str]) -> None:
+        """Date those who may have been added under a policy that is over: whoever ended it may not have seen them."""
+        changed = question.version is not None and any(names)
+        if changed and self.store.policy(0).subject_ttl_s != question.policy.subject_ttl_s:
+            self.redate(names)
+
+    def redate(self, names: Sequence[str]) -> None:
+        """Give subjects the date that the policy gives by now, where they have none of their own."""
+        lifetime_s, former_s = self.store.policy(0).subject_ttl_s, self.store.lifetimes()
+        for at in range(0, len(names), PART):
+            for subject in self.store.known(names[at : at + PART]).values():
+                if subject.dated(lifetime_s, former_s) != subject:
+                    with suppress(UnknownError):  # forgotten meanwhile
+                        self.store.change(subject.id, lambda now: now.dated(lifetime_s, former_s))
+
+    def _note(self, caller: Caller, action: str, question: Question, *, owed: bool) -> None:
+        """Write a line into the audit log for each subject that a question is about; they are safe when this returns.
 
         Raises:
-            AwayError: Redis does not answer.
+            AwayError: Redis does not answer; what is ``owed`` is written later.
         """
-        self.note_each(caller, action, [subject_id], outcome=outcome, count=count, version=version, **details)
-
-    def note_each(
-        self, caller: Caller, action: str, subject_ids: Sequence[str], *, outcome: Outcome = "done", count: int = 0,
-        version: int | None = None, **details: Any,
-    ) -> None:  # fmt: skip
-        """Write a line into the audit log for each subject, so that each can be asked for; see `note`."""
-        keys, namespace = self.store.keys, self.store.namespace
         said: dict[str, Any] = {
             "at": datetime.now(UTC),
             "actor": caller.name[:MOST_SIGNS],
             "role": INTERNAL if caller.internal else caller.role,
             "action": action,
             "purpose": caller.purpose[:MOST_SIGNS],
-            "outcome": outcome,
+            "outcome": question.outcome,
             "model": self.faces.model,
-            "gallery_version": self._version() if version is None else version,
-            "count": count,
-            "details": details,
+            "gallery_version": self._version() if question.version is None else question.version,
+            "count": question.count,
+            "details": question.details,
         }
-        about = [keys.pseudonym(namespace, each) if each else "" for each in subject_ids]
-        self.log.append([Event(**said, subject=each) for each in about])
+        first, *others = map(self._pseudonym, question.about or [""])
+        shown = tuple(sorted(map(self._pseudonym, question.shown)))
+        events = [Event(**said, subject=first, shown=shown), *(Event(**said, subject=each) for each in others)]
+        self.log.append(events, owed=owed)
 
     def seen(self, version: int) -> None:
         """Wait until our own matcher has seen a change, so that who made it finds it."""
@@ -171,9 +185,14 @@ class Desk:
         free = caller.internal or action in WITHOUT_PURPOSE or not policy.purposes
         return free or caller.purpose in policy.purposes
 
+    def _pseudonym(self, subject_id: str) -> str:
+        return self.store.keys.pseudonym(self.store.namespace, subject_id) if subject_id else ""
+
     def _version(self) -> int:
-        """The version that answers are of."""
-        return self.matcher.version if self.matcher.follows else self.store.version()
+        """The version that answers are of; 0 where Redis does not tell."""
+        with suppress(AwayError):
+            return self.matcher.version if self.matcher.follows else self.store.version()
+        return 0
 
     def close(self) -> None:
         """End the connections."""

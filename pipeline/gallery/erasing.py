@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 
 from pipeline.gallery.desk import Question
-from pipeline.gallery.errors import UnknownError
+from pipeline.gallery.errors import RefusedError, UnknownError
 from pipeline.gallery.naming import Naming
 from pipeline.gallery.protocol import Template
 from pipeline.gallery.receipts import MatcherWord, Receipt, Removed, SignedReceipt, signed, verified
@@ -46,55 +48,87 @@ class Erasing(Naming):
     def erase(self, caller: Caller, subject_id: str) -> SignedReceipt:
         """Forget somebody: templates, photos, sightings, explanations, and unknown tracks that look like them.
 
-        Templates and photos go in one step. If the rest does not follow, for Redis went away, ask again.
+        Templates and photos go in one step. If the rest does not follow, for Redis went away, ask again; else whoever
+        serves the gallery finishes it, see `forget_expired`. Until then nobody is given the name.
 
         Raises:
             UnknownError: There is no such subject.
+            RefusedError: What shows them is being given to others at this moment; ask again.
         """
         with self.desk.asked(caller, "delete", subject_id) as question:
-            store = self.desk.store
-            note = store.unfinished(subject_id) or self._begin(subject_id, question)
-            said = signed(self._receipt(caller, subject_id, self._finish(subject_id, note)), store.keys)
-            store.finished(subject_id, said.receipt.id, said.model_dump_json())
-            question.count, question.version = said.receipt.removed.vectors, said.receipt.gallery_version
-            question.details["receipt"] = said.receipt.id
+            note = self.desk.store.unfinished(subject_id) or self._begin(caller, subject_id, question)
+            return self._finish(note, question)
+
+    def _begin(self, caller: Caller, subject_id: str, question: Question) -> dict[str, Any]:
+        """Remove templates and photos, and note what is left to do; from then on it is logged whatever happens."""
+        note = partial(self._note, caller, subject_id, question.policy)
+        removed = self.desk.store.remove_subject(subject_id, note)
+        question.version, question.count = removed.version, removed.vectors
+        return removed.note
+
+    def _note(
+        self, caller: Caller, subject_id: str, policy: NamespacePolicy, template_ids: Sequence[str]
+    ) -> dict[str, Any]:
+        """What is to go beside these templates, counted before it goes: the receipt is the same whoever finishes it."""
+        store, tracks = self.desk.store, self.desk.tracks
+        own = [each for each in store.templates(template_ids) if not each.negative]
+        names = (subject_id, *store.renamed(subject_id))
+        left = [tracks.left(store.keys.pseudonym(store.namespace, name)) for name in names]
+        alike = self._alike(own, policy)
+        return {
+            "receipt": uuid4().hex,
+            "asked_by": caller.name,
+            "alike": alike,
+            "anchors": self._anchors(subject_id, own, policy),
+            "matches": sum(sightings for sightings, _ in left),
+            "explanations": sum(explanations for _, explanations in left),
+            "crops": tracks.photos(alike),
+        }
+
+    def _finish(self, note: dict[str, Any], question: Question) -> SignedReceipt:
+        """Whatever is left once the templates are gone, and the receipt; may be done again, and by several at once."""
+        store, tracks, subject_id = self.desk.store, self.desk.tracks, note["subject"]
+        tracks.forget(subject_id)
+        for name in store.renamed(subject_id):
+            tracks.forget(name)
+            store.settled(name, subject_id)
+        tracks.drop_unknown(note["alike"])
+        self._drop_anchors(note["anchors"])
+        own = signed(self._receipt(note), store.keys)
+        kept = store.finished(subject_id, own.receipt.id, own.model_dump_json())
+        said = SignedReceipt.model_validate_json(kept)
+        question.count, question.version = said.receipt.removed.vectors, said.receipt.gallery_version
+        question.details["receipt"] = said.receipt.id
         return said
 
-    def _begin(self, subject_id: str, question: Question) -> dict[str, Any]:
-        """Remove templates and photos, and note what is left to do; from then on it is logged whatever happens."""
-        store = self.desk.store
-        own = [each for each in store.templates(store.template_ids(subject_id)) if not each.negative]
-        note = {"alike": self._alike(own, question.policy), "anchors": self._anchors(subject_id, own, question.policy)}
-        removed = store.remove_subject(subject_id, note)
-        question.version, question.count = removed.version, removed.vectors
-        return {**note, "vectors": removed.vectors, "negatives": removed.negatives, "photos": removed.photos}
+    def _drop_anchors(self, names: Sequence[str]) -> None:
+        """Negative anchors that show who is erased go, whosever they are by now."""
+        for anchor in self.desk.store.templates(names):
+            with suppress(UnknownError):  # renamed or forgotten at this moment
+                self.desk.store.remove_templates(anchor.subject_id, [anchor.id])
+        if self.desk.store.templates(names):
+            message = "a face of who is erased says who somebody else is not, who is being renamed; ask again"
+            raise RefusedError(message)
 
-    def _finish(self, subject_id: str, note: dict[str, Any]) -> Removed:
-        """Whatever is left once the templates are gone; may be done again."""
-        desk, alike = self.desk, list(note["alike"])
-        counts = {"matches": 0, "explanations": 0}
-        for name in (subject_id, *desk.store.renamed(subject_id)):
-            for kind, count in desk.tracks.forget(name).items():
-                counts[kind] += count
-            desk.store.settled(name)
-        crops = desk.tracks.photos(alike)
-        unknown = desk.tracks.drop_unknown(alike)
-        anchors = 0
-        for template_id, other in note["anchors"]:
-            with suppress(UnknownError):  # they were forgotten, too
-                anchors += desk.store.remove_templates(other, [template_id]).negatives
-        kept = {"vectors": note["vectors"], "photos": note["photos"], "negatives": note["negatives"] + anchors}
-        return Removed(**kept, **counts, crops=crops, unknown_tracks=unknown)
-
-    def _receipt(self, caller: Caller, subject_id: str, removed: Removed) -> Receipt:
+    def _receipt(self, note: dict[str, Any]) -> Receipt:
         store, version = self.desk.store, self.desk.store.version()
         words = self._words(version)
-        entries = removed.vectors * sum(word.confirmed for word in words)
+        removed = Removed(
+            vectors=note["vectors"],
+            negatives=note["negatives"] + len(note["anchors"]),
+            photos=note["photos"],
+            crops=note["crops"],
+            explanations=note["explanations"],
+            matches=note["matches"],
+            unknown_tracks=len(note["alike"]),
+            index_entries=note["vectors"] * sum(word.confirmed for word in words),
+        )
         return Receipt(
+            id=note["receipt"],
             namespace=store.namespace,
-            subject=store.keys.pseudonym(store.namespace, subject_id),
-            asked_by=caller.name,
-            removed=removed.model_copy(update={"index_entries": entries}),
+            subject=store.keys.pseudonym(store.namespace, note["subject"]),
+            asked_by=note["asked_by"],
+            removed=removed,
             matchers=words,
             topics={topic: datetime.now(UTC) + timedelta(seconds=kept) for topic, kept in self.desk.topics.items()},
             gallery_version=version,
@@ -104,18 +138,30 @@ class Erasing(Naming):
     def erase_all(self, caller: Caller) -> list[SignedReceipt]:
         """Forget everybody, each with a receipt."""
         with self.desk.asked(caller, "delete") as said:
-            names = list(self._every_subject())
+            names = [*self._every_subject(), *self.desk.store.erasing()]
             said.count, said.details = len(names), {"what": "everybody"}
-        return [self.erase(caller, name) for name in names]
+        receipts: list[SignedReceipt] = []
+        for name in names:
+            with suppress(UnknownError):  # forgotten meanwhile
+                receipts.append(self.erase(caller, name))
+        return receipts
 
     def forget_expired(self, caller: Caller) -> list[SignedReceipt]:
-        """Forget those whose date has passed; matchers do not match them from that date."""
+        """Forget those whose date has passed; matchers do not match them from that date.
+
+        Erasures and renamings that were interrupted, whoever asked for them, are finished.
+        """
         receipts: list[SignedReceipt] = []
         for name in self.desk.store.expired(time.time()):
             with suppress(UnknownError):  # another janitor was faster
                 expires = self.desk.store.subject(name).expires
                 if expires is not None and expires <= datetime.now(UTC):
                     receipts.append(self.erase(caller, name))
+        for name in self.desk.store.erasing():
+            if note := self.desk.store.unfinished(name):
+                with self.desk.asked(caller, "delete", name) as question:
+                    receipts.append(self._finish(note, question))
+        self._follow_names("", self.desk.store.policy())
         return receipts
 
     def erasure(self, caller: Caller, receipt_id: str) -> Erasure:
@@ -150,11 +196,11 @@ class Erasing(Naming):
         tracks = self.desk.tracks.unknowns()
         return [track.id for track, alike in zip(tracks, _reach(own, tracks, policy.limits), strict=True) if alike]
 
-    def _anchors(self, subject_id: str, own: Sequence[Template], policy: NamespacePolicy) -> list[tuple[str, str]]:
-        """Negative anchors of others that show somebody with these templates, and whose they are."""
+    def _anchors(self, subject_id: str, own: Sequence[Template], policy: NamespacePolicy) -> list[str]:
+        """Negative anchors of others that show somebody with these templates."""
         anchors = [each for each in self.desk.store.negatives() if each.subject_id != subject_id]
         reached = zip(anchors, _reach(own, anchors, policy.limits), strict=True)
-        return [(each.id, each.subject_id) for each, alike in reached if alike]
+        return [each.id for each, alike in reached if alike]
 
     def _words(self, version: int) -> tuple[MatcherWord, ...]:
         """What each running matcher says of a version, once all have it or time is over."""
@@ -180,7 +226,7 @@ class Erasing(Naming):
                 yield f"the subject was added again at {created:%Y-%m-%d %H:%M}" if again else "the subject is there"
         if receipt.subject in {store.keys.pseudonym(store.namespace, owner) for owner in store.owners()}:
             yield "templates of the subject are there"
-        if left := self.desk.tracks.left(receipt.subject):
+        if left := sum(self.desk.tracks.left(receipt.subject)):
             yield f"{left} sightings or explanations of the subject are there"
         for word in self._words(receipt.gallery_version):
             if not word.confirmed:

@@ -47,8 +47,10 @@ class Keeping(Searching):
 
         Raises:
             DuplicateError: There is one of this name.
+            RefusedError: Something of somebody else is still kept under this name.
         """
         with self.desk.asked(caller, "change", subject.id) as said:
+            self._free(subject.id, said.policy)
             dated = _dated(subject, said.policy)
             said.version, said.details = self.desk.store.add_subject(dated), {"what": "added"}
         return dated
@@ -59,11 +61,12 @@ class Keeping(Searching):
         Raises:
             UnknownError: There is no such subject.
             DuplicateError: There is one of the new name.
+            RefusedError: Something of somebody else is still kept under the new name.
             InvalidError: It cannot be changed to that.
         """
         with self.desk.asked(caller, "change", subject_id) as said:
             if "id" in changes:
-                named(changes["id"])
+                self._free(named(changes["id"]).id, said.policy)
             said.details["what"] = ", ".join(changes)
             subject, said.version = self.desk.store.change(subject_id, partial(_changed, changes))
             self._follow_names(subject.id, said.policy)
@@ -206,7 +209,7 @@ class Keeping(Searching):
 
         Raises:
             UnknownError: There is no such subject or track.
-            InvalidError: Not one of the three was given.
+            InvalidError: Not one of the three was given, or the track is of another net.
         """
         with self.desk.asked(caller, "not me", subject_id) as said:
             subject = self.desk.store.subject(subject_id)
@@ -232,6 +235,7 @@ class Keeping(Searching):
 
     def _unknown(self, track_id: str) -> UnknownTrack:
         for track in self.desk.tracks.unknowns([track_id]):
+            self.checked(track.vector[None], track.model)
             return track
         message = f"there is no unknown track {track_id!r}; it may have been forgotten"
         raise UnknownError(message)
@@ -245,6 +249,8 @@ class Keeping(Searching):
             ForbiddenError: They have not consented, or no more.
         """
         known = self.desk.store.known([subject_id])
+        if not known:
+            self._free(subject_id, policy)
         subject = known[subject_id] if known else _dated(named(subject_id), policy)
         if subject.consent == "withdrawn" or (policy.require_consent and subject.consent != "given"):
             message = f"the consent of {subject_id!r} is {subject.consent}; nobody is enrolled here without it"
@@ -272,11 +278,16 @@ class Keeping(Searching):
             message = "this photo is enrolled already"
             raise DuplicateError(message)
 
+    def _free(self, name: str, policy: NamespacePolicy) -> None:
+        """Whoever had a name before has what was seen under it, before somebody else is given the name."""
+        if new := self.desk.store.renamed().get(name):
+            self._follow_names(new, policy)
+
     def _follow_names(self, subject_id: str, policy: NamespacePolicy) -> None:
-        """Give what was seen under old names to the new one; goes on where somebody was interrupted."""
+        """Give what was seen under old names to the new one, or to each its own; goes on where one was interrupted."""
         for old, new in self.desk.store.renamed(subject_id).items():
-            self.desk.tracks.rename(old, new, policy.match_ttl_s)
-            self.desk.store.settled(old)
+            if self.desk.tracks.rename(old, new, policy.match_ttl_s):
+                self.desk.store.settled(old, new)
 
     def _pseudonym(self, subject_id: str) -> str:
         return self.desk.store.keys.pseudonym(self.desk.store.namespace, subject_id)

@@ -17,30 +17,35 @@ class MemoryGallery:
     """Exact search by one matrix product; at most ``top`` subjects are returned, and nobody is ever lost.
 
     Attributes:
-        model: Name of the net that made the templates.
+        model: Name of the net that made the templates; a file that does not tell is of the shipped one.
         lost: See ``Gallery``.
     """
 
     lost = 0
 
-    def __init__(self, path: str = "", name: str = "main", top: int = 5, model: str = MODEL) -> None:
-        """An empty gallery, or the one saved at ``path``.
+    def __init__(self, path: str = "", name: str = "main", top: int = 5, model: str = "") -> None:
+        """An empty gallery, or the one saved at ``path``; of the net ``model``, or whichever it is of if empty.
 
         Raises:
-            SourceError: The file is not a gallery.
+            SourceError: The file is not a gallery, or of another net.
         """
-        self.name, self.top, self.model, self.version = name, top, model, 0
+        kept, templates = _read(Path(path)) if path else (model or MODEL, [])
+        if model not in {"", kept}:
+            message = (
+                f"{path} holds vectors of {kept!r}, and they cannot be compared with those of {model!r}; enrol anew"
+            )
+            raise SourceError(message)
+        self.name, self.top, self.model, self.version = name, top, kept, 0
         self._templates: list[Template] = []
         self._matrix: Floats = np.zeros((0, 512), np.float32)
         self._subjects: list[str] = []
-        if path:
-            self.enrol(_read(Path(path)))
+        self.enrol(templates)
 
     def enrol(self, templates: Iterable[Template]) -> None:
-        """Add templates; each must be a finite vector of unit length."""
+        """Add templates; each must be a finite vector of unit length, which the net ``model`` made."""
         new = list(templates)
         for template in new:
-            _check(template)
+            _check(template, self.model)
         self._templates.extend(new)
         self._matrix = np.array([t.vector for t in self._templates], np.float32).reshape(-1, 512)
         self._subjects = sorted({t.subject_id for t in self._templates})
@@ -87,6 +92,7 @@ class MemoryGallery:
             SinkError: The file cannot be written.
         """
         columns = {
+            "model": np.array(self.model, np.str_),
             "subjects": np.array([t.subject_id for t in self._templates], np.str_),
             "vectors": self._matrix,
             "qualities": np.array([t.quality for t in self._templates], np.float32),
@@ -110,8 +116,13 @@ class MemoryGallery:
         return tuple(Candidate(subject, score) for subject, score in ranked[: self.top])
 
 
-def _check(template: Template) -> None:
+def _check(template: Template, model: str) -> None:
     vector = template.vector
+    if template.model != model:
+        message = (
+            f"the template of {template.subject_id!r} is of the net {template.model!r}, the gallery's are of {model!r}"
+        )
+        raise SourceError(message)
     if vector.shape != (512,) or not np.isfinite(vector).all() or abs(float(np.linalg.norm(vector)) - 1) > 1e-3:
         message = (
             f"template of {template.subject_id!r} must be a finite (512,) vector of unit length, "
@@ -120,18 +131,20 @@ def _check(template: Template) -> None:
         raise SourceError(message)
 
 
-def _read(path: Path) -> list[Template]:
+def _read(path: Path) -> tuple[str, list[Template]]:
+    """The net and the templates of a file."""
     try:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
             stored = {key: archive[key] for key in ("subjects", "vectors", "qualities", "masked", "kept", "photos")}
+            model = str(archive["model"]) if "model" in archive else MODEL
     except (OSError, EOFError, ValueError, LookupError, BadZipFile) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else "not a gallery that omote saved"
         message = f"{path}: {reason}; make one with `omote enrol`"
         raise SourceError(message) from error
     photos = iter(stored["photos"])
-    return [
-        Template(str(subject), vector, float(quality), bool(masked), next(photos) if kept else None)
+    return model, [
+        Template(str(subject), vector, float(quality), bool(masked), next(photos) if kept else None, model=model)
         for subject, vector, quality, masked, kept in zip(
             *(stored[key] for key in ("subjects", "vectors", "qualities", "masked", "kept")), strict=True
         )

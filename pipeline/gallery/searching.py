@@ -26,7 +26,7 @@ from pipeline.gallery.subjects import Caller, Limits, Subject
 from pipeline.packets import Candidate, Decision, EmbeddedFace, Floats, Pixels
 
 RUNNER_UP = 2  # subjects that a margin needs
-MOST_NAMED = 100  # subjects of one search in the log
+MOST_NAMED = 100  # subjects of one search that have a line of their own in the log
 PART = 500  # templates that are looked at in one go
 
 
@@ -83,7 +83,7 @@ class Searching:
         with self.desk.asked(caller, "search") as said:
             faces = self._faces(picture, most_faces, least_score)
             found = self._decided(caller, faces, said.policy.limits, top)
-            said.about, said.count = _named(found), len(found)
+            _tell(said, found)
         return found if vectors else [replace(each, vector=None) for each in found]
 
     def search_vectors(
@@ -97,7 +97,7 @@ class Searching:
         with self.desk.asked(caller, "search") as said:
             given = self.checked(vectors, model)
             found = self._matched(caller, given, [masked] * len(given), said.policy.limits, top)
-            said.about, said.count = _named(found), len(found)
+            _tell(said, found)
         return found
 
     def verify(
@@ -185,7 +185,7 @@ class Searching:
             limits = _without_margin(said.policy.limits)
             others = [each for each in answer.best if each.subject_id != template.subject_id]
             twin = self._allowed(caller, decided(others, limits, masked=template.masked))
-            said.about, said.count = _named([twin]), 1
+            _tell(said, [replace(twin, candidates=())])  # nobody is shown them
         if twin.decision in {"known", "suppressed"}:
             who = f"{twin.subject_id!r} ({twin.score:.2f})" if twin.subject_id else "somebody else"
             message = f"looks like {who}; merge them, or crop it to one face"
@@ -293,9 +293,11 @@ class Searching:
         return replace(found, gallery_version=self.desk.matcher.version)
 
 
-def _named(found: Sequence[Found]) -> list[str]:
-    """The subjects of a search, for the log; one that is empty where nobody was found."""
-    return sorted({each.subject_id for each in found if each.decision == "known"})[:MOST_NAMED] or [""]
+def _tell(said: Question, found: Sequence[Found]) -> None:
+    """Whom a search has found, for the log, and who else stands in the answer."""
+    said.about = sorted({each.subject_id for each in found if each.decision == "known"})[:MOST_NAMED]
+    named = {each.subject_id for each in found} | {other.subject_id for each in found for other in each.candidates}
+    said.shown, said.count = named - {"", *said.about}, len(found)
 
 
 def _agreed(subject: Subject, caller: Caller) -> bool:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING
 from uuid import NAMESPACE_OID, uuid4, uuid5
 
 from pipeline.audit import Anchor, Entry, Fault
 from pipeline.gallery.calibration import Calibration, calibrate
 from pipeline.gallery.coverage import Coverage, coverage
-from pipeline.gallery.erasing import Erasing
-from pipeline.gallery.errors import RefusedError, UnknownError
-from pipeline.gallery.keeping import named, redated
+from pipeline.gallery.erasing import SILENT_S, Erasing
+from pipeline.gallery.errors import InvalidError, RefusedError, UnknownError
 from pipeline.gallery.memory import MemoryGallery
 from pipeline.gallery.protocol import Template
 from pipeline.gallery.subjects import Caller, NamespacePolicy, Sighting
@@ -105,8 +103,7 @@ class GalleryService(Erasing):
             unknowns = [track for track in self.desk.tracks.unknowns() if track.model == self.desk.faces.model]
             found = calibrate(templates, unknowns, promised_far=promised_far, vouched=vouched)
             if apply:
-                limits = found.limits(said.policy.limits)
-                self.desk.store.set_policy(said.policy.model_copy(update={"limits": limits}))
+                self.desk.store.change_policy(lambda now: now.model_copy(update={"limits": found.limits(now.limits)}))
             said.count, said.details = len(templates), {"applied": apply}
             return found
 
@@ -137,24 +134,33 @@ class GalleryService(Erasing):
             said.count = made
             return Reembedding(model, made, there, without)
 
-    def drop_model(self, caller: Caller, model: str) -> int:
+    def drop_model(self, caller: Caller, model: str, *, leave_bare: bool = False) -> int:
         """Forget the templates of a net that nobody matches with any more; how many there were.
 
+        Args:
+            caller: Who asks.
+            model: Name of the net.
+            leave_bare: Whether those who have no template of another net may be left without any.
+
         Raises:
-            RefusedError: It is the net of this gallery's graph, or who is not somebody would be forgotten with it.
+            RefusedError: It is matched with, who is not somebody would be forgotten with it, or somebody left bare.
         """
         with self.desk.asked(caller, "re-embed") as said:
+            said.details["what"] = "dropped"
             if model == self.desk.faces.model:
                 message = f"{model!r} is the net of this gallery's graph; its templates are what is matched with"
                 raise RefusedError(message)
-            gone = [each for each in self._all() if each.model == model]
-            there = {each.id for each in self._all() if each.model == self.desk.faces.model}
-            if lost := [each for each in gone if each.negative and _twin_id(each, self.desk.faces.model) not in there]:
-                message = f"{len(lost)} anchors of who somebody is not have no photo to be made of; remove them first"
+            if model in self.desk.store.nets(SILENT_S):
+                message = f"a matcher still matches with {model!r}; end it, or start it with another graph"
                 raise RefusedError(message)
+            templates = list(self._all())
+            gone = [each for each in templates if each.model == model]
+            self._refuse_loss(gone, [each for each in templates if each.model != model], leave_bare=leave_bare)
             for name in {each.subject_id for each in gone}:
-                self.desk.store.remove_templates(name, [each.id for each in gone if each.subject_id == name])
-            said.count, said.details = len(gone), {"what": "dropped"}
+                own = [each.id for each in gone if each.subject_id == name]
+                with suppress(UnknownError):  # forgotten meanwhile
+                    said.version = self.desk.store.remove_templates(name, own).version
+                    said.count += len(own)
             return len(gone)
 
     def export(self, caller: Caller, *, photos: bool = False) -> MemoryGallery:
@@ -163,29 +169,35 @@ class GalleryService(Erasing):
             store, now = self.desk.store, datetime.now(UTC)
             allowed = {name for name in self._every_subject() if store.subject(name).matched(now)}
             net = self.desk.faces.model
-            gallery = MemoryGallery(name=store.namespace)
+            gallery = MemoryGallery(name=store.namespace, model=net)
             kept = [e for e in self._all() if e.subject_id in allowed and not e.negative and e.model == net]
             gallery.enrol(replace(each, photo=store.photo(each.id) if photos else None) for each in kept)
             said.count = len(kept)
             return gallery
 
     def take_in(self, caller: Caller, gallery: MemoryGallery) -> int:
-        """Enrol what a gallery holds; how many templates.
+        """Enrol what a gallery holds; how many templates. Nothing is written before everybody may be enrolled.
 
         Raises:
+            InvalidError: Its vectors are of another net, or a subject's name can be none.
             ForbiddenError: A subject has not consented.
+            RefusedError: A subject is being erased.
         """
         with self.desk.asked(caller, "import") as said:
-            now = datetime.now(UTC)
-            for name in gallery.subjects:
-                named(name)
-            for name in gallery.subjects:
-                own = [each for each in gallery.templates if each.subject_id == name]
-                subject, new = self._subject(name, said.policy)
-                fresh = [replace(each, id=str(uuid4()), model=self.desk.faces.model, created=now) for each in own]
+            if gallery.model != (net := self.desk.faces.model):
+                message = f"vectors of {gallery.model!r} cannot be taken in, this gallery's are of {net!r}; enrol anew"
+                raise InvalidError(message)
+            if busy := sorted(set(gallery.subjects).intersection(self.desk.store.erasing())):
+                message = f"the erasure of who was {busy[0]!r} is not finished yet; ask for it again, or wait a minute"
+                raise RefusedError(message)
+            now, subjects = datetime.now(UTC), [self._subject(name, said.policy) for name in gallery.subjects]
+            for subject, new in subjects:
+                own = [each for each in gallery.templates if each.subject_id == subject.id]
+                fresh = [replace(each, id=str(uuid4()), created=now) for each in own]
                 said.version = self.desk.store.enrol(subject, fresh, new=new)
-            said.count = len(gallery.templates)
-            return len(gallery.templates)
+                said.count += len(own)
+            self.desk.follow_policy(said, gallery.subjects)
+            return said.count
 
     def policy(self, caller: Caller) -> NamespacePolicy:
         """What the namespace allows."""
@@ -193,14 +205,14 @@ class GalleryService(Erasing):
             return said.policy
 
     def set_policy(self, caller: Caller, policy: NamespacePolicy) -> NamespacePolicy:
-        """Let the namespace allow something else; a new time after which subjects are forgotten holds for all."""
-        with self.desk.asked(caller, "policy") as said:
-            before = said.policy.subject_ttl_s
+        """Let the namespace allow something else; a time after which subjects are forgotten holds for all.
+
+        Where this was interrupted, ask again: who has the right date is not written anew.
+        """
+        with self.desk.asked(caller, "policy"):
             self.desk.store.set_policy(policy)
-            if policy.subject_ttl_s != before:
-                for name in list(self._every_subject()):
-                    with suppress(UnknownError):  # forgotten meanwhile
-                        self.desk.store.change(name, partial(redated, before=before, ttl_s=policy.subject_ttl_s))
+            if self.desk.store.lifetimes():  # else no date was ever given by a policy
+                self.desk.redate(list(self._every_subject()))
             return policy
 
     def audit(
@@ -233,6 +245,17 @@ class GalleryService(Erasing):
     def close(self) -> None:
         """End the connections."""
         self.desk.close()
+
+    def _refuse_loss(self, gone: Sequence[Template], left: Sequence[Template], *, leave_bare: bool) -> None:
+        """Refuse to forget templates of an old net where nothing stands for them among those that are ``left``."""
+        there = {each.id for each in left}
+        if lost := [each for each in gone if each.negative and _twin_id(each, self.desk.faces.model) not in there]:
+            message = f"{len(lost)} anchors of who somebody is not have no photo to be made of; remove them first"
+            raise RefusedError(message)
+        bare = {each.subject_id for each in gone} - {each.subject_id for each in left if not each.negative}
+        if bare and not leave_bare:
+            message = f"{len(bare)} subjects have templates of no other net; enrol them anew, or delete them"
+            raise RefusedError(message)
 
     def _twin(self, template: Template, model: str) -> Template | None:
         """The same face seen by another net; None where there is no photo of it."""

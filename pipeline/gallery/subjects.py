@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
@@ -80,6 +81,17 @@ class Subject(Kept):
     def matched(self, now: datetime) -> bool:
         """Whether a face may be matched with them at ``now``."""
         return self.consent != "withdrawn" and (self.expires is None or now < self.expires)
+
+    def dated(self, lifetime_s: float | None, former_s: Collection[float] = ()) -> Subject:
+        """They, under a policy by which subjects are forgotten after ``lifetime_s``, or never if None.
+
+        A date of their own stays; one that a policy gave, after one of the times ``former_s``, does not.
+        """
+        given = {self.created + timedelta(seconds=each) for each in former_s}
+        if self.expires is not None and self.expires not in given:
+            return self
+        expires = None if lifetime_s is None else self.created + timedelta(seconds=lifetime_s)
+        return self.model_copy(update={"expires": expires})
 
 
 class Limits(Kept):

@@ -70,7 +70,14 @@ CHANGES: dict[str, Any] = {
         "action": "show",
     },
     **{"purpose": "research", "subject": "", "outcome": "failed", "model": "", "gallery_version": 8, "count": 0},
-    **{"details": {}, "namespace": "other", "seq": 9, "previous": "1" * 64, "hash": "1" * 64},
+    **{
+        "details": {},
+        "shown": (KEYS.pseudonym("main", "zoe"),),
+        "namespace": "other",
+        "seq": 9,
+        "previous": "1" * 64,
+        "hash": "1" * 64,
+    },
 }
 
 

@@ -100,6 +100,30 @@ def test_a_saved_gallery_is_the_same_when_it_is_opened(tmp_path: Path) -> None:
         assert photo is None or np.array_equal(found, photo)
 
 
+def test_a_saved_gallery_says_which_net_made_it_and_is_opened_for_no_other(tmp_path: Path) -> None:
+    gallery, file = MemoryGallery(model="another"), tmp_path / "people.npz"
+    gallery.enrol([Template("a", vectors(1)[0], 1.0, model="another")])
+    gallery.save(file)
+    for opened in (MemoryGallery(str(file)), MemoryGallery(str(file), model="another")):
+        assert (opened.model, opened.templates[0].model) == ("another", "another")
+    with pytest.raises(SourceError, match=r"people\.npz holds vectors of 'another', .* those of 'mobilefacenet'"):
+        NamedGallery(str(file))
+
+
+def test_a_file_that_does_not_say_which_net_made_it_is_of_the_shipped_one(tmp_path: Path) -> None:
+    filled()[0].save(tmp_path / "people.npz")
+    with np.load(tmp_path / "people.npz") as stored:
+        np.savez(tmp_path / "old.npz", **{key: stored[key] for key in stored if key != "model"})
+    assert MemoryGallery(str(tmp_path / "old.npz")).model == "mobilefacenet"
+    with pytest.raises(SourceError, match="cannot be compared with those of 'another'"):
+        MemoryGallery(str(tmp_path / "old.npz"), model="another")
+
+
+def test_a_gallery_holds_vectors_of_one_net() -> None:
+    with pytest.raises(SourceError, match="'x' is of the net 'mobilefacenet', the gallery's are of 'another'"):
+        MemoryGallery(model="another").enrol([Template("x", vectors(1)[0], 1.0)])
+
+
 def test_an_empty_gallery_can_be_saved_and_opened(tmp_path: Path) -> None:
     MemoryGallery().save(tmp_path / "empty.npz")
     assert MemoryGallery(str(tmp_path / "empty.npz")).subjects == ()

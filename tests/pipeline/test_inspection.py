@@ -79,6 +79,13 @@ def test_one_subject_that_many_ask_about_is_found() -> None:
     assert "at times by more than 3 actors within 600 s" in finding.text
 
 
+def test_one_subject_that_is_shown_to_many_is_found_though_it_is_known_to_none() -> None:
+    zoe = KEYS.pseudonym("main", "zoe")
+    seen = [at(n, f"desk {n}", subject=KEYS.pseudonym("main", str(n)), shown=(ANNA, zoe)) for n in range(4)]
+    told = found(seen, kind="curiosity", more_than=3, within_s=600)
+    assert {finding.subject: finding.count for finding in told} == {ANNA: 4, zoe: 4}
+
+
 def test_one_who_asks_often_or_many_who_ask_over_days_are_not_curious() -> None:
     limits = {"kind": "curiosity", "more_than": 3, "within_s": 600}
     assert found([at(n, subject=ANNA) for n in range(100)], **limits) == []

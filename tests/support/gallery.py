@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -23,6 +24,7 @@ from pipeline.edges.redis_gallery import RedisFeed
 from pipeline.edges.redis_store import GalleryStore
 from pipeline.edges.redis_tracks import TrackStore
 from pipeline.gallery.desk import Desk
+from pipeline.gallery.errors import AwayError
 from pipeline.gallery.keys import Keys
 from pipeline.gallery.matcher import Matcher
 from pipeline.gallery.service import GalleryService
@@ -77,6 +79,20 @@ def likeness(colour: Sequence[int]) -> np.ndarray:
     seed = [round(int(part) / 32) for part in colour]
     vector = np.random.default_rng(seed).standard_normal(512)
     return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+@contextmanager
+def away(service: GalleryService, call: str) -> Iterator[None]:
+    """Redis goes away at this call of what changes the things that streams leave."""
+
+    def gone(*asked: object) -> int:
+        message = "Redis is away"
+        raise AwayError(message)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(service.desk.tracks, call, gone)
+        with pytest.raises(AwayError):
+            yield
 
 
 def drawing(*colours: tuple[int, int, int], kind: str = "PNG") -> bytes:

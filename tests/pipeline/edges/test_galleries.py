@@ -18,7 +18,7 @@ from pipeline.gallery.errors import GalleryError
 from pipeline.gallery.keys import Keys
 from pipeline.gallery.service import GalleryService
 from pipeline.gallery.subjects import Caller, NamespacePolicy, Subject
-from tests.support.gallery import DrawnFaces
+from tests.support.gallery import DrawnFaces, away
 
 ADMIN = Caller("root", "admin", "access")
 OFTEN_S, SOON_S = 0.05, 10.0
@@ -87,6 +87,17 @@ def test_several_janitors_do_not_hurt(galleries: Opener) -> None:
         galleries().sweep(OFTEN_S)
     assert left(service, 0) == []
     assert deleted(service, *names)
+
+
+def test_an_erasure_that_was_interrupted_is_finished_by_whoever_serves(galleries: Opener) -> None:
+    service = galleries().of(f"t{uuid4().hex[:8]}")
+    people(service, "ada", days=1)
+    with away(service, "forget"):
+        service.erase(ADMIN, "ada")
+    assert service.desk.store.erasing() == ["ada"]
+    galleries().sweep(OFTEN_S)
+    assert deleted(service, "ada")
+    assert service.desk.store.erasing() == []
 
 
 def test_one_namespace_that_does_not_open_keeps_nobody_waiting(

@@ -53,12 +53,13 @@ def test_namespaces_do_not_see_each_other(opened: Opener) -> None:
 def test_entries_are_found_by_what_they_tell(log: AuditLog) -> None:
     anna = KEYS.pseudonym("main", "anna")
     log.append([*events(3), *events(2, actor='the "back" desk ü'), *events(subject=anna), *events(action="delete")])
-    log.append(events(details={"actor": "back", "action": "delete"}))
+    log.append(events(details={"actor": "back", "action": "delete", "into": anna}))
+    log.append(events(shown=(KEYS.pseudonym("main", "zoe"), anna)))
     assert [entry.seq for entry in log.read(actor='the "back" desk ü')] == [4, 5]
-    assert [entry.seq for entry in log.read(subject=anna)] == [6]
+    assert [entry.seq for entry in log.read(subject=anna)] == [6, 9]
     assert [entry.seq for entry in log.read(action="delete")] == [7]
     assert [entry.seq for entry in log.read(after_seq=4, limit=2)] == [5, 6]
-    assert log.read(actor="desk") == log.read(after_seq=8) == log.read(limit=0) == []
+    assert log.read(actor="desk") == log.read(after_seq=9) == log.read(limit=0) == []
 
 
 def test_long_logs_are_read_in_pages(log: AuditLog) -> None:
@@ -207,6 +208,29 @@ def test_a_redis_that_is_away_is_told_within_seconds(mortal_redis: RedisServer, 
     assert time.monotonic() - since < 5
     mortal_redis.start()
     assert (log.append(events())[0].seq, log.verify()) == (2, [])
+
+
+def test_what_is_owed_is_written_first_and_once_when_redis_is_back(mortal_redis: RedisServer, log: AuditLog) -> None:
+    log.append(events())
+    mortal_redis.kill()
+    owed, lost, later = events(2), events(), events()
+    for attempt in (lambda: log.append(owed, owed=True), lambda: log.append(lost), log.ready):
+        with pytest.raises(AwayError, match="does not answer"):
+            attempt()
+    mortal_redis.start()
+    log.ready()
+    log.append(later)
+    assert [entry.id for entry in log.entries(after_seq=1)] == [event.id for event in owed + later]
+    assert log.verify() == []
+
+
+def test_no_more_is_owed_than_fits_into_a_step(mortal_redis: RedisServer, log: AuditLog) -> None:
+    mortal_redis.kill()
+    for _ in range(2):
+        with pytest.raises(AwayError):
+            log.append(events(900), owed=True)
+    mortal_redis.start()
+    assert log.append(events(1000))[0].seq == 1001
 
 
 def test_what_lay_before_a_frozen_redis_is_not_written_twice(

@@ -179,7 +179,22 @@ def test_nothing_of_a_removed_subject_is_left_in_redis(store: GalleryStore, redi
     assert (removed.vectors, removed.photos, removed.negatives) == (2, 2, 0)
     assert b"Lovelace" not in dump(redis_url, namespace)
     kept = {key.decode().split(":")[2] for key in store.link.client.scan_iter(f"omote:{{{namespace}}}:*")}
-    assert kept <= {"version", "log", "birth", "matchers", "step", "erasing"}
+    assert kept <= {"version", "log", "birth", "matchers", "step"}
+
+
+def test_an_erasure_that_is_not_finished_names_nobody_in_clear(
+    store: GalleryStore, redis_url: str, namespace: str
+) -> None:
+    enrolled(store, "Ada Lovelace")
+    store.remove_subject("Ada Lovelace", lambda names: {"receipt": "r1"})
+    assert store.erasing() == ["Ada Lovelace"]
+    assert store.unfinished("Ada Lovelace") == {
+        "subject": "Ada Lovelace", "receipt": "r1", "vectors": 2, "photos": 2, "negatives": 0,
+    }  # fmt: skip
+    assert b"Lovelace" not in dump(redis_url, namespace)
+    assert store.finished("Ada Lovelace", "r1", "first") == b"first"
+    assert store.finished("Ada Lovelace", "r1", "second") == b"first"
+    assert (store.erasing(), store.unfinished("Ada Lovelace")) == ([], None)
 
 
 def test_who_withdraws_or_whose_date_has_passed_is_not_matched(store: GalleryStore, matcher: Matcher) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -11,8 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.gallery.desk import AUDITING, JANITOR, ROLES, WITHOUT_PURPOSE
-from pipeline.gallery.errors import AwayError, DuplicateError, ForbiddenError, GalleryError, UnknownError
+from pipeline.edges.redis_link import Step
+from pipeline.gallery.desk import AUDITING, CHANGING, JANITOR, ROLES, WITHOUT_PURPOSE
+from pipeline.gallery.errors import (
+    AwayError,
+    DuplicateError,
+    ForbiddenError,
+    GalleryError,
+    RefusedError,
+    UnknownError,
+)
 from pipeline.gallery.keys import Keys
 from pipeline.gallery.memory import MemoryGallery
 from pipeline.gallery.service import GalleryService
@@ -149,14 +158,77 @@ def test_what_cannot_be_logged_is_not_answered(
 def test_where_redis_went_away_a_line_tells_of_a_change_and_nobody_waits_for_one_of_a_look(
     gallery: GalleryService,
 ) -> None:
-    def look(gallery: GalleryService, caller: Caller, version: int | None = None) -> None:
-        with gallery.desk.asked(caller, "delete") as question:
+    def look(gallery: GalleryService, caller: Caller, action: str = "search", version: int | None = None) -> None:
+        with gallery.desk.asked(caller, action) as question:
             question.version = version
             message = "away"
             raise AwayError(message)
 
     assert logged(gallery, look) == []
-    assert logged(gallery, lambda g, c: look(g, c, 1)) == [("delete", "failed")]
+    for version in (None, 1):
+        assert logged(gallery, lambda g, c: look(g, c, "delete", version)) == [("delete", "unknown")]  # noqa: B023
+
+
+@pytest.mark.parametrize(("action", "ask"), [each for each in DONE if each[0] in CHANGING])
+@pytest.mark.parametrize("damage", ["no head", "an entry beyond it"])
+def test_nothing_is_changed_that_could_not_be_logged(
+    gallery: GalleryService, action: str, ask: Ask, damage: str
+) -> None:
+    store, last = gallery.desk.store, gallery.desk.log.head().seq
+    place = {"no head": "head", "an entry beyond it": str(last + 1)}[damage]
+    store.link.client.hset(store.key("audit"), place, "garbage")
+    before = store.version(), store.count(), store.policy(0)
+    with pytest.raises(RefusedError, match="the audit log"):
+        ask(gallery, ADMIN)
+    assert (store.version(), store.count(), store.policy(0)) == before
+
+
+def test_a_change_that_was_made_though_its_answer_was_lost_has_a_line(
+    gallery: GalleryService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(step: Step) -> int | None:
+        make(step)
+        message = "the answer is lost"
+        raise AwayError(message)
+
+    make = Step.done
+    with monkeypatch.context() as patched:
+        patched.setattr(Step, "done", lost)
+        told = logged(gallery, lambda g, c: g.enrol_vectors(c, "eve", VECTOR[None], ""))
+    assert told == [("enrol", "unknown")]
+    assert len(gallery.desk.store.template_ids("eve")) == 1
+
+
+def test_a_line_that_redis_could_not_take_is_written_once_it_is_back(
+    open_gallery: Callable[..., GalleryService], mortal_redis: RedisServer
+) -> None:
+    gallery = open_gallery(url=mortal_redis.url)
+    with suppress(AwayError), gallery.desk.asked(ADMIN, "delete", "ada"):
+        mortal_redis.kill()
+        gallery.desk.store.version()
+    with pytest.raises(AwayError):
+        gallery.enrol_vectors(ADMIN, "ada", VECTOR[None], "")  # never begun
+    mortal_redis.start()
+    assert logged(gallery, lambda g, c: g.add_subject(c, Subject(id="eve"))) == [
+        ("delete", "unknown"),
+        ("change", "done"),
+    ]
+    assert gallery.desk.log.verify() == []
+
+
+def test_a_search_says_who_stood_in_its_answer_also_where_nobody_was_known(gallery: GalleryService) -> None:
+    ada, bob = (gallery.desk.store.keys.pseudonym(gallery.desk.store.namespace, name) for name in ("ada", "bob"))
+    between = (VECTOR + likeness(BLUE)) / np.linalg.norm(VECTOR + likeness(BLUE))
+    before = gallery.desk.log.head().seq
+    gallery.search(ADMIN, photo(), top=2)
+    gallery.search_vectors(ADMIN, between[None], "", top=2)
+    gallery.search_vectors(ADMIN, likeness(GREEN)[None], "", top=1)
+    known, ambiguous, unknown = gallery.desk.log.read(before)
+    assert (known.subject, known.shown) == (ada, (bob,))
+    assert (ambiguous.subject, set(ambiguous.shown)) == ("", {ada, bob})
+    assert (unknown.subject, len(unknown.shown)) == ("", 1)
+    gallery.erase(ADMIN, "bob")
+    assert {entry.action for entry in gallery.audit(ADMIN, subject="bob")} == {"enrol", "search", "delete"}
 
 
 def test_a_look_for_twins_is_a_search_and_names_nobody_for_a_purpose_that_is_not_theirs(
@@ -239,7 +311,10 @@ def test_keys_are_rotated_and_dropped_under_a_matcher_that_goes_on(
     fresh = begin(running.desk.store.namespace)
     fresh.enrol(ADMIN, "bob", photo(BLUE))
     assert running.desk.matcher.wait_for(fresh.desk.store.version(), 5.0)
-    assert [found.subject_id for found in running.search(ADMIN, photo(BLUE))] == ["bob"]
+    until = time.monotonic() + 5  # a file of keys is looked at every second
+    while [found.subject_id for found in running.search(ADMIN, photo(BLUE))] != ["bob"]:
+        assert time.monotonic() < until
+        time.sleep(0.05)
     running.enrol(ADMIN, "eve", photo(GREEN))  # sealed with the new key by now
     assert fresh.reseal(ADMIN) == 1
     Keys.read(file).without(old).replace(file)

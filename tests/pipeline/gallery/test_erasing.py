@@ -9,12 +9,11 @@ from datetime import timedelta
 
 import pytest
 
-from pipeline.gallery.errors import (
-    AwayError,
-    UnknownError,
-)
+from pipeline.gallery.desk import JANITOR
+from pipeline.gallery.errors import RefusedError, UnknownError
 from pipeline.gallery.service import GalleryService
 from pipeline.gallery.subjects import Caller, NamespacePolicy, Subject
+from tests.support.gallery import away
 from tests.support.gallery_asked import (
     ADMIN,
     AUDITOR,
@@ -55,25 +54,117 @@ def test_an_erasure_counts_what_went_and_is_verified_by_looking(service: Gallery
         service.erasure(AUDITOR, "0" * 32)
 
 
-def test_an_erasure_that_was_interrupted_is_finished_by_asking_again(
-    service: GalleryService, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_erasure_that_was_interrupted_is_finished_by_asking_again(service: GalleryService) -> None:
     service.desk.tracks.note(seen("red"), 60)
-
-    def away(names: object) -> int:
-        message = "Redis is away"
-        raise AwayError(message)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(service.desk.tracks, "drop_unknown", away)
-        with pytest.raises(AwayError):
-            service.erase(OPERATOR, "red")
+    with away(service, "drop_unknown"):
+        service.erase(OPERATOR, "red")
     said = service.erase(OPERATOR, "red")
-    assert (said.receipt.removed.vectors, said.receipt.removed.photos) == (1, 1)
+    removed = said.receipt.removed
+    assert (removed.vectors, removed.photos, removed.matches) == (1, 1, 1)
     assert service.matches(READER).sightings == ()
     assert service.erasure(AUDITOR, said.receipt.id).holds
     with pytest.raises(UnknownError, match="no subject"):
         service.erase(OPERATOR, "red")
+
+
+def test_nobody_is_given_a_name_before_the_erasure_of_whoever_had_it_is_finished(service: GalleryService) -> None:
+    service.desk.tracks.note(seen("red"), 60)
+    with away(service, "forget"):
+        service.erase(OPERATOR, "red")
+    taking = (
+        lambda: service.enrol(OPERATOR, "red", picture(RED)),
+        lambda: service.add_subject(OPERATOR, Subject(id="red")),
+        lambda: service.rename(OPERATOR, "green", "red"),
+    )
+    for take in taking:
+        with pytest.raises(RefusedError, match="erasure of who was 'red' is not finished"):
+            take()
+    assert [each.id for each in service.subjects(READER)] == ["green"]
+    first = service.erase(OPERATOR, "red")
+    service.enrol(OPERATOR, "red", picture(RED))
+    second = service.erase(OPERATOR, "red")
+    assert (first.receipt.removed.matches, second.receipt.removed.matches) == (1, 0)
+    assert service.erasure(AUDITOR, second.receipt.id).holds
+
+
+def test_an_erasure_that_nobody_asks_for_again_is_finished_all_the_same(service: GalleryService) -> None:
+    store = service.desk.store
+    service.desk.tracks.note(seen("red"), 60)
+    service.change_subject(OPERATOR, "red", expires=NOW - timedelta(seconds=1))
+    with away(service, "forget"):
+        service.forget_expired(JANITOR)
+    (said,) = service.forget_expired(JANITOR)
+    assert (said.receipt.removed.vectors, said.receipt.removed.matches) == (1, 1)
+    assert service.erasure(AUDITOR, said.receipt.id).holds
+    assert sum(service.desk.tracks.left(said.receipt.subject)) == 0
+    assert (store.erasing(), service.forget_expired(JANITOR)) == ([], [])
+
+
+def test_an_erasure_has_one_receipt_whoever_finishes_it(
+    service: GalleryService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.desk.tracks.note(seen("red"), 60)
+    drop, sooner = service.desk.tracks.drop_unknown, []
+
+    def janitor_is_faster(names: list[str]) -> int:
+        monkeypatch.setattr(service.desk.tracks, "drop_unknown", drop)
+        sooner.extend(service.forget_expired(JANITOR))
+        return drop(names)
+
+    monkeypatch.setattr(service.desk.tracks, "drop_unknown", janitor_is_faster)
+    said = service.erase(OPERATOR, "red")
+    assert sooner == [said]
+    assert (said.receipt.asked_by, said.receipt.removed.matches) == (OPERATOR.name, 1)
+
+
+def test_who_is_added_again_is_not_erased_by_whoever_finishes_the_erasure_before(
+    service: GalleryService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.desk.store, "erasing", lambda: ["red"])  # as it was a moment ago
+    assert service.forget_expired(JANITOR) == []
+    assert service.subject(READER, "red").id == "red"
+
+
+def test_what_looks_like_a_template_that_came_during_the_erasure_goes_with_it(
+    service: GalleryService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracks = service.desk.tracks
+    tracks.keep(unknown("lobby:1:1", BLUE), 60)
+    photos = tracks.photos
+
+    def enrolled_meanwhile(names: list[str]) -> int:
+        monkeypatch.setattr(tracks, "photos", photos)
+        service.enrol(OPERATOR, "red", picture(BLUE))
+        return photos(names)
+
+    monkeypatch.setattr(tracks, "photos", enrolled_meanwhile)
+    removed = service.erase(OPERATOR, "red").receipt.removed
+    assert (removed.vectors, removed.unknown_tracks) == (2, 1)
+    assert tracks.unknowns() == []
+
+
+def test_a_face_that_says_who_somebody_is_not_goes_whatever_their_name_is_by_now(service: GalleryService) -> None:
+    service.not_me(OPERATOR, "green", picture=picture(RED))
+    with away(service, "drop_unknown"):
+        service.erase(OPERATOR, "red")
+    service.rename(OPERATOR, "green", "lime")
+    assert service.erase(OPERATOR, "red").receipt.removed.negatives == 1
+    assert service.desk.store.negatives() == []
+
+
+@pytest.mark.parametrize("shorter_s", [60, 3600])
+def test_what_was_kept_while_it_was_kept_for_longer_goes_too(service: GalleryService, shorter_s: float) -> None:
+    tracks, store, hour = service.desk.tracks, service.desk.store, timedelta(hours=1)
+    tracks.note(seen("red").model_copy(update={"at": NOW - hour / 2}), 86400)
+    tracks.explain("x1", "red", {"why": "eyes"}, 86400)
+    tracks.note(seen("red", "lobby:1:2"), shorter_s)
+    tracks.explain("x2", "red", {"why": "mouth"}, shorter_s)
+    for kind in ("seen", "explained"):
+        (key,) = store.link.client.scan_iter(store.key(kind, "*"))
+        assert store.link.client.pttl(key) > 80_000_000
+    service.erase(OPERATOR, "red")
+    for kind in ("sighting", "explanation"):
+        assert list(store.link.client.scan_iter(store.key(kind, "*"))) == []
 
 
 def test_what_streams_say_of_whom_was_erased_is_not_kept(service: GalleryService) -> None:
@@ -85,10 +176,22 @@ def test_what_streams_say_of_whom_was_erased_is_not_kept(service: GalleryService
 
 
 def test_everybody_can_be_forgotten_but_not_what_was_asked(service: GalleryService) -> None:
-    assert len(service.erase_all(ADMIN)) == 2
+    with away(service, "drop_unknown"):
+        service.erase(OPERATOR, "red")
+    service.enrol(OPERATOR, "blue", picture(BLUE))
+    assert len(service.erase_all(ADMIN)) == 3
     assert service.desk.store.count() == (0, 0)
+    assert service.desk.store.erasing() == []
     assert service.verify_audit(ADMIN) == []
     assert len(service.audit(ADMIN)) >= 4
+
+
+def test_everybody_is_forgotten_also_where_somebody_is_forgotten_meanwhile(
+    service: GalleryService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_every_subject", lambda: iter(("gone", "green", "red")))
+    assert len(service.erase_all(ADMIN)) == 2
+    assert service.desk.store.count() == (0, 0)
 
 
 def test_whose_date_has_passed_is_forgotten(service: GalleryService) -> None:
@@ -135,10 +238,13 @@ def test_after_rotation_nothing_of_a_stream_needs_the_old_key(
     tracks.keep(unknown("lobby:1:1", BLUE, photo=True), 60)
     tracks.note(seen("red"), 60)
     tracks.explain("x1", "red", {"why": "eyes"}, 60)
+    with away(service, "drop_unknown"):
+        service.erase(OPERATOR, "green")
     old, store.keys = store.keys, store.keys.rotated()
-    assert service.reseal(ADMIN) == 2 + 1 + 4
+    assert service.reseal(ADMIN) == 1 + 1 + 4 + 1
     store.keys = store.keys.without(old.current)
     assert tracks.explanation("x1") == {"why": "eyes"}
     assert len(service.clusters(READER)) == 1
     assert [each.subject_id for each in service.matches(READER).sightings] == ["red"]
     assert store.link.client.pttl(store.key("explanation", "x1")) > 0
+    assert len(service.forget_expired(JANITOR)) == 1

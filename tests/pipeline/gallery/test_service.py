@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import pytest
 
+from pipeline.edges.redis_store import GalleryStore
 from pipeline.gallery.errors import (
+    AwayError,
     DuplicateError,
     ForbiddenError,
     InvalidError,
@@ -19,7 +22,7 @@ from pipeline.gallery.errors import (
 from pipeline.gallery.memory import MemoryGallery
 from pipeline.gallery.protocol import Template
 from pipeline.gallery.service import GalleryService
-from pipeline.gallery.subjects import Caller, NamespacePolicy, Subject
+from pipeline.gallery.subjects import Caller, Limits, NamespacePolicy, Subject
 from pipeline.packets import Pixels
 from tests.support.gallery import DrawnFaces, likeness
 from tests.support.gallery_asked import (
@@ -219,12 +222,19 @@ def test_both_nets_answer_while_the_gallery_changes_over(
     with pytest.raises(RefusedError, match="net of this gallery"):
         other.drop_model(ADMIN, "other")
     assert other.export(ADMIN).version == 1
+    with pytest.raises(RefusedError, match="a matcher still matches with 'mobilefacenet'"):
+        other.drop_model(ADMIN, "mobilefacenet")
+    service.desk.matcher.close()
+    other.desk.matcher.close()  # which the fixture opened for the same net
     service.not_me(OPERATOR, "green", picture=picture(BLUE))
     with pytest.raises(RefusedError, match="1 anchors"):
         other.drop_model(ADMIN, "mobilefacenet")
     (anchor,) = service.desk.store.negatives()
     service.remove_template(OPERATOR, anchor.id)
-    assert other.drop_model(ADMIN, "mobilefacenet") == 2
+    with pytest.raises(RefusedError, match="1 subjects have templates of no other net"):
+        other.drop_model(ADMIN, "mobilefacenet")
+    assert service.desk.store.count() == (2, 3)
+    assert other.drop_model(ADMIN, "mobilefacenet", leave_bare=True) == 2
     assert service.desk.store.count() == (2, 1)
 
 
@@ -240,6 +250,111 @@ def test_a_gallery_goes_to_a_file_and_comes_back(service: GalleryService) -> Non
     empty = MemoryGallery()
     empty.enrol([Template("red", likeness(RED), 1.0)])
     assert empty.subjects == ("red",)
+
+
+def test_a_file_of_another_net_is_not_taken_in(service: GalleryService) -> None:
+    before = service.desk.store.version()
+    other = MemoryGallery(model="other")
+    other.enrol([Template("blue", likeness(BLUE), 1.0, model="other")])
+    with pytest.raises(InvalidError, match="'other' cannot be taken in, this gallery's are of 'mobilefacenet'"):
+        service.take_in(ADMIN, other)
+    assert service.desk.store.version() == before
+
+
+@pytest.mark.parametrize(
+    ("last", "error"), [("withdrawn", ForbiddenError), ("no/name", InvalidError), ("erased", RefusedError)]
+)
+def test_a_file_is_taken_in_as_a_whole_or_not_at_all(
+    service: GalleryService, last: str, error: type[Exception]
+) -> None:
+    service.add_subject(OPERATOR, Subject(id="withdrawn", consent="withdrawn"))
+    service.add_subject(OPERATOR, Subject(id="erased"))
+    service.desk.store.remove_subject("erased", lambda _: {"receipt": "not yet"})
+    before, file = service.desk.store.version(), MemoryGallery()
+    file.enrol([Template("blue", likeness(BLUE), 1.0), Template(last, likeness(RED), 1.0)])
+    with pytest.raises(error):
+        service.take_in(ADMIN, file)
+    assert service.desk.store.version() == before
+
+
+def test_calibration_changes_the_limits_of_the_policy_that_holds_by_then(
+    service: GalleryService, open_gallery: Callable[..., GalleryService], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = open_gallery(namespace=service.desk.store.namespace)
+    strict = NamespacePolicy(require_consent=True, purposes=("door",), limits=Limits(margin=0.2))
+
+    class Found:
+        def limits(self, before: Limits) -> Limits:
+            return before.model_copy(update={"threshold": 0.7})
+
+    def slow(*_: object, **__: object) -> Found:
+        other.set_policy(ADMIN, strict)
+        return Found()
+
+    monkeypatch.setattr("pipeline.gallery.service.calibrate", slow)
+    service.calibrate(ADMIN, apply=True)
+    assert service.policy(ADMIN) == strict.model_copy(update={"limits": Limits(margin=0.2, threshold=0.7)})
+
+
+def test_a_policy_that_somebody_changes_at_the_same_moment_is_not_lost(service: GalleryService) -> None:
+    asked: list[NamespacePolicy] = []
+
+    def change(now: NamespacePolicy) -> NamespacePolicy:
+        asked.append(now)
+        if len(asked) == 1:
+            service.set_policy(ADMIN, NamespacePolicy(purposes=("door",)))
+        return now.model_copy(update={"keep_photos": True})
+
+    service.desk.store.change_policy(change)
+    assert service.policy(ADMIN) == NamespacePolicy(purposes=("door",), keep_photos=True)
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("before", [None, 60.0])
+def test_a_time_to_live_that_was_interrupted_is_set_by_asking_again(
+    service: GalleryService, monkeypatch: pytest.MonkeyPatch, before: float | None
+) -> None:
+    own, store = NOW + timedelta(days=9), service.desk.store
+    service.add_subject(OPERATOR, Subject(id="blue", expires=own))
+    service.set_policy(ADMIN, NamespacePolicy(subject_ttl_s=before))
+    once, policy = iter([store.change]), NamespacePolicy(subject_ttl_s=86400)
+
+    def away(*given: Any) -> Any:
+        for change in once:
+            return change(*given)
+        message = "away"
+        raise AwayError(message)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(GalleryStore, "change", lambda _, *given: away(*given))
+        with pytest.raises(AwayError):
+            service.set_policy(ADMIN, policy)
+    service.set_policy(ADMIN, policy)
+    dates = {each.id: (each.expires, each.created) for each in service.subjects(READER)}
+    assert dates.pop("blue")[0] == own
+    assert all(expires == created + timedelta(days=1) for expires, created in dates.values())
+    version, kept = store.version(), store.link.client.hgetall(store.key("subject", "red"))
+    service.set_policy(ADMIN, policy)
+    assert (store.version(), store.link.client.hgetall(store.key("subject", "red"))) == (version, kept)
+
+
+def test_who_is_enrolled_under_a_policy_that_is_over_gets_the_date_of_the_new_one(
+    service: GalleryService, open_gallery: Callable[..., GalleryService]
+) -> None:
+    other = open_gallery(namespace=service.desk.store.namespace)
+    file = MemoryGallery()
+    file.enrol([Template("blue", likeness(BLUE), 1.0)])
+    for name, add in {
+        "eve": lambda: other.enrol(OPERATOR, "eve", picture(BLUE)),
+        "zoe": lambda: other.add_subject(OPERATOR, Subject(id="zoe")),
+        "blue": lambda: other.take_in(ADMIN, file),
+    }.items():
+        service.set_policy(ADMIN, NamespacePolicy())
+        other.desk.store.policy(0)
+        service.set_policy(ADMIN, NamespacePolicy(subject_ttl_s=60))
+        add()
+        found = service.subject(READER, name)
+        assert found.expires == found.created + timedelta(seconds=60)
 
 
 def test_limits_are_applied_only_where_the_gallery_bears_them(service: GalleryService) -> None:

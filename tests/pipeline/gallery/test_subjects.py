@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from pydantic import ValidationError
 
@@ -28,6 +30,15 @@ def test_other_metadata_comes_back_as_it_was(value: object) -> None:
 def test_a_name_that_no_address_can_hold_is_nobodys(name: str) -> None:
     with pytest.raises(ValidationError):
         Subject(id=name)
+
+
+def test_a_date_that_a_policy_gave_follows_the_policy_and_another_stays() -> None:
+    ada = Subject(id="ada")
+    minute, hour = ada.dated(60), ada.dated(3600)
+    assert minute.expires == ada.created + timedelta(seconds=60)
+    assert minute.dated(3600, {60.0}) == minute.dated(3600, {1.0, 60.0, 3600.0}) == hour
+    assert minute.dated(None, {60.0}) == ada
+    assert minute.dated(3600) == minute.dated(3600, {1.0}) == minute.dated(60, {60.0}) == minute
 
 
 def test_purposes_may_have_slashes() -> None:
