@@ -72,8 +72,9 @@ def enrolled(graph: Graph, photos: Path, *, keep_photos: bool) -> tuple[MemoryGa
         first, reason = next(iter(refused.items()))
         message = f"none of the {len(refused)} photos under {photos} can be enrolled; {first.name}: {reason}"
         raise SourceError(message)
-    gallery = MemoryGallery()
-    gallery.enrol(_template(photo, face, keep_photos=keep_photos) for photo, face in good.items())
+    templates = [_template(photo, face, keep_photos=keep_photos) for photo, face in good.items()]
+    gallery = MemoryGallery(model=templates[0].model)
+    gallery.enrol(templates)
     return gallery, refused
 
 
@@ -94,7 +95,8 @@ def _template(photo: Path, face: EmbeddedFace, *, keep_photos: bool) -> Template
         message = f"{photo} has no vector"
         raise SourceError(message)
     kept = face.crop if keep_photos else None
-    return Template(photo.parent.name, face.embedding.vector, face.quality.score, masked, kept)
+    model = face.embedding.model
+    return Template(photo.parent.name, face.embedding.vector, face.quality.score, masked, kept, model=model)
 
 
 class Photos(Source):

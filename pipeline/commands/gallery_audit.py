@@ -137,8 +137,9 @@ def _tell(faults: list[Fault], well: str) -> None:
 
 
 def _cells(entry: Entry) -> tuple[Text, ...]:
+    about = " ".join(who[:8] for who in (entry.subject, *entry.shown) if who)
     said = (
         str(entry.seq), f"{entry.at:%Y-%m-%d %H:%M:%S}", entry.actor, entry.role, entry.action, entry.outcome,
-        entry.purpose or "-", entry.subject[:8] or "-", str(entry.count),
+        entry.purpose or "-", about or "-", str(entry.count),
     )  # fmt: skip
     return tuple(Text(harmless(cell)) for cell in said)

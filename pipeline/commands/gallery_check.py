@@ -50,4 +50,5 @@ def gallery_findings(namespace: str) -> Iterator[Finding]:
         for view in TrackStore(store).matchers(time.time(), FOR_EVER_S):
             late = view.version < store.version() or view.silent_s > 5
             text = f"matcher {view.name} holds version {view.version}, heard {view.silent_s:.0f} s ago"
-            yield Finding("gallery", "note" if late else "ok", text)
+            left_out = f"; {view.shut} templates are left out, for its keys do not open them" if view.shut else ""
+            yield Finding("gallery", "note" if late or view.shut else "ok", text + left_out)

@@ -7,6 +7,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from pydantic import SecretStr, ValidationError
 
@@ -14,7 +15,7 @@ from pipeline.edges import redis_layout as layout
 from pipeline.edges.redis_layout import Keyspace
 from pipeline.edges.redis_link import RedisLink, Step
 from pipeline.gallery.errors import AwayError, InvalidError, RefusedError, UnknownError
-from pipeline.gallery.keys import Keys
+from pipeline.gallery.keys import Keys, KeysError
 from pipeline.gallery.protocol import Template
 from pipeline.gallery.subjects import NAMESPACE, NamespacePolicy, Subject
 from pipeline.packets import Pixels
@@ -165,8 +166,12 @@ class StoreReading:
             owners |= {kept.decode() for (kept,) in rows if kept}
         return owners
 
-    def templates(self, names: Sequence[str]) -> list[Template]:
-        """Those of these that are there, without photos."""
+    def templates(self, names: Sequence[str], *, all_open: bool = True) -> list[Template]:
+        """Those of these that are there, without photos.
+
+        Raises:
+            KeysError: One does not open with our keys; if not ``all_open``, such ones are left out.
+        """
         found: list[Template] = []
         for some in in_parts(names):
             with self.link.errors():
@@ -174,15 +179,16 @@ class StoreReading:
                 for name in some:
                     pipe.hgetall(self.key("template", name))
                 rows: list[Mapping[bytes, bytes]] = pipe.execute()
-            pairs = zip(some, rows, strict=True)
-            found += [layout.template(name, row, self.keys, self.namespace) for name, row in pairs if row]
+            for name, row in zip(some, rows, strict=True):
+                with suppress(*() if all_open else (KeysError,)):
+                    found += [layout.template(name, row, self.keys, self.namespace)] if row else []
         return found
 
     def negatives(self) -> list[Template]:
-        """All negative anchors, without photos."""
+        """All negative anchors that open with our keys, without photos."""
         with self.link.errors():
             names = sorted(name.decode() for name in self.link.client.smembers(self.key.negatives))
-        return self.templates(names)
+        return self.templates(names, all_open=False)
 
     def template(self, name: str) -> Template:
         """One of them, without its photo; raises `UnknownError` if there is none."""

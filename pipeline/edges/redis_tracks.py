@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +14,7 @@ from pipeline.edges.redis_link import Step
 from pipeline.edges.redis_reading import AT_ONCE, in_parts
 from pipeline.edges.redis_store import GalleryStore
 from pipeline.gallery.errors import InvalidError, UnknownError
+from pipeline.gallery.keys import KeysError
 from pipeline.gallery.subjects import Sighting, UnknownTrack
 from pipeline.packets import Pixels
 
@@ -29,12 +31,14 @@ class MatcherView:
         version: How far it has read.
         rows: Templates that it holds.
         silent_s: Seconds since it said so.
+        shut: Templates that it left out, for its keys do not open them.
     """
 
     name: str
     version: int
     rows: int
     silent_s: float
+    shut: int = 0
 
 
 class TrackStore:
@@ -69,16 +73,23 @@ class TrackStore:
             self.drop_unknown(name.decode() for name in too_many)
 
     def unknowns(self, names: Sequence[str] | None = None) -> list[UnknownTrack]:
-        """Those of ``names`` that were not forgotten, or all, the latest first; without their photos."""
+        """Those of ``names`` that were not forgotten, or all, the latest first; without their photos.
+
+        Those that do not open with our keys are left out.
+        """
         if names is None:
             with self._store.link.errors():
                 names = [name.decode() for name in self._store.link.client.zrevrange(self._key("unknowns"), 0, -1)]
         rows: list[list[bytes | None]] = []
         for some in in_parts(names):
             rows += self._store.link.fields([self._key("unknown", name) for name in some], UNKNOWN)
-        found = [self._unknown(name, row) for name, row in zip(names, rows, strict=True) if row[-1]]
-        if gone := set(names) - {track.id for track in found}:
+        there = {name: row for name, row in zip(names, rows, strict=True) if row[-1]}
+        if gone := set(names) - there.keys():
             self.drop_unknown(gone)
+        found: list[UnknownTrack] = []
+        for name, row in there.items():
+            with suppress(KeysError):
+                found.append(self._unknown(name, row))
         return found
 
     def photo(self, name: str) -> Pixels | None:
@@ -231,7 +242,10 @@ class TrackStore:
         with self._store.link.errors():
             kept = self._store.link.client.hgetall(self._key("matchers"))
         told = {name.decode(): json.loads(text) for name, text in kept.items()}
-        views = [MatcherView(n, t["version"], t["rows"], max(0.0, now_s - t["at"])) for n, t in told.items()]
+        views = [
+            MatcherView(n, t["version"], t["rows"], max(0.0, now_s - t["at"]), t.get("shut", 0))
+            for n, t in told.items()
+        ]
         if gone := [view.name for view in views if view.silent_s > 3600]:
             with self._store.link.errors():
                 self._store.link.client.hdel(self._key("matchers"), *gone)

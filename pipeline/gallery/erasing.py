@@ -71,7 +71,8 @@ class Erasing(Naming):
     ) -> dict[str, Any]:
         """What is to go beside these templates, counted before it goes: the receipt is the same whoever finishes it."""
         store, tracks = self.desk.store, self.desk.tracks
-        own = [each for each in store.templates(template_ids) if not each.negative]
+        # What does not open goes too; only who looks like it cannot be told.
+        own = [each for each in store.templates(template_ids, all_open=False) if not each.negative]
         names = (subject_id, *store.renamed(subject_id))
         left = [tracks.left(store.keys.pseudonym(store.namespace, name)) for name in names]
         alike = self._alike(own, policy)

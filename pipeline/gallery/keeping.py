@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -51,7 +51,7 @@ class Keeping(Searching):
         """
         with self.desk.asked(caller, "change", subject.id) as said:
             self._free(subject.id, said.policy)
-            dated = _dated(subject, said.policy)
+            dated = subject.dated(said.policy.subject_ttl_s)
             said.version, said.details = self.desk.store.add_subject(dated), {"what": "added"}
         return dated
 
@@ -112,6 +112,8 @@ class Keeping(Searching):
     ) -> Template:
         """Add the face of a picture to a subject, who is added where there is none.
 
+        The same photo of the same subject adds nothing: a request whose answer was lost may be sent again.
+
         Args:
             caller: Who asks.
             subject_id: Whose face it is.
@@ -131,8 +133,13 @@ class Keeping(Searching):
             face = self.only_face(picture, least_score)
             kept = said.policy.keep_photos if keep_photo is None else keep_photo
             template = self._template(subject_id, face, source_sha256, keep_photo=kept)
+            if again := self._again(template):
+                if refuse_twins:
+                    message = "this photo is enrolled already"
+                    raise DuplicateError(message)
+                said.details["what"] = "again"
+                return again
             if refuse_twins:
-                self._refuse_again(template)
                 self.refuse_twin(caller, template)
             said.count, said.version = 1, self.desk.store.enrol(subject, [template], new=new)
         return template
@@ -251,7 +258,7 @@ class Keeping(Searching):
         known = self.desk.store.known([subject_id])
         if not known:
             self._free(subject_id, policy)
-        subject = known[subject_id] if known else _dated(named(subject_id), policy)
+        subject = known[subject_id] if known else named(subject_id).dated(policy.subject_ttl_s)
         if subject.consent == "withdrawn" or (policy.require_consent and subject.consent != "given"):
             message = f"the consent of {subject_id!r} is {subject.consent}; nobody is enrolled here without it"
             raise ForbiddenError(message)
@@ -272,11 +279,11 @@ class Keeping(Searching):
             created=datetime.now(UTC),
         )
 
-    def _refuse_again(self, template: Template) -> None:
-        own = self.desk.store.templates(self.desk.store.template_ids(template.subject_id))
-        if template.source_sha256 and template.source_sha256 in {each.source_sha256 for each in own}:
-            message = "this photo is enrolled already"
-            raise DuplicateError(message)
+    def _again(self, template: Template) -> Template | None:
+        """What was made of the same photo before."""
+        store, photo = self.desk.store, template.source_sha256
+        own = store.templates(store.template_ids(template.subject_id)) if photo else []
+        return next((e for e in own if (e.source_sha256, e.model) == (photo, template.model)), None)
 
     def _free(self, name: str, policy: NamespacePolicy) -> None:
         """Whoever had a name before has what was seen under it, before somebody else is given the name."""
@@ -333,17 +340,3 @@ def joined(source: Subject, into: Subject) -> Subject:
     consent = "given" if source.consent == into.consent == "given" else "unstated"
     changes = {"purposes": purposes, "expires": expires, "consent": consent}
     return into.model_copy(update={**changes, "metadata": {**source.metadata, **into.metadata}})
-
-
-def redated(subject: Subject, before: float | None, ttl_s: float | None) -> Subject:
-    """The subject under another time after which subjects are forgotten; a date of its own stays."""
-    given_by_policy = before is not None and subject.expires == subject.created + timedelta(seconds=before)
-    if subject.expires is not None and not given_by_policy:
-        return subject
-    expires = None if ttl_s is None else subject.created + timedelta(seconds=ttl_s)
-    return subject.model_copy(update={"expires": expires})
-
-
-def _dated(subject: Subject, policy: NamespacePolicy) -> Subject:
-    """With the date that the namespace sets, where it has none."""
-    return redated(subject, None, policy.subject_ttl_s)

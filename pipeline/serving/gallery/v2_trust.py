@@ -126,9 +126,14 @@ async def reembed(model: ModelGiven, asked: Asking) -> ReembeddingView:
 
 
 @trust.delete("/reembed", tags=["trust"], summary="Forget an old net", responses=REFUSED, openapi_extra=opens(RULING))
-async def drop_model(model: ModelGiven, asked: Asking) -> Dropped:
-    """Forget the templates of a net that nobody matches with any more."""
-    return Dropped(dropped=await asked.thoroughly(lambda gallery, caller: gallery.drop_model(caller, model)))
+async def drop_model(model: ModelGiven, asked: Asking, leave_bare: bool = False) -> Dropped:
+    """Forget the templates of a net that nobody matches with any more.
+
+    Whoever would be left without any template stands in the way, unless `leave_bare` says that they do not.
+    """
+    return Dropped(
+        dropped=await asked.thoroughly(lambda gallery, caller: gallery.drop_model(caller, model, leave_bare=leave_bare))
+    )
 
 
 @trust.post("/keys", tags=["keys"], summary="Make an API key", status_code=201, openapi_extra=opens(RULING))

@@ -54,6 +54,20 @@ def test_an_erasure_counts_what_went_and_is_verified_by_looking(service: Gallery
         service.erasure(AUDITOR, "0" * 32)
 
 
+def test_what_does_not_open_stands_in_the_way_of_no_erasure(service: GalleryService) -> None:
+    store, tracks = service.desk.store, service.desk.tracks
+    service.not_me(OPERATOR, "green", picture=picture(RED))
+    tracks.keep(unknown("lobby:1:2", RED), 60)
+    kept = [store.key("template", name) for name in store.template_ids()] + [store.key("unknown", "lobby:1:2")]
+    for key in kept:
+        store.link.client.hset(key, "vector", b"of a key that was lost")
+    receipt = service.erase(OPERATOR, "red").receipt
+    assert (receipt.removed.vectors, receipt.removed.photos) == (1, 1)
+    assert service.erasure(AUDITOR, receipt.id).holds
+    assert store.owners() == {"green"}
+    assert store.link.client.exists(store.key("unknown", "lobby:1:2")), "keys that come late may open it"
+
+
 def test_an_erasure_that_was_interrupted_is_finished_by_asking_again(service: GalleryService) -> None:
     service.desk.tracks.note(seen("red"), 60)
     with away(service, "drop_unknown"):

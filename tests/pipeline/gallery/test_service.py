@@ -127,6 +127,14 @@ def test_twins_are_refused_where_that_is_asked_for(service: GalleryService) -> N
         service.enrol(OPERATOR, "blue", picture(BLUE), source_sha256="ab", refuse_twins=True)
 
 
+def test_a_photo_that_is_sent_again_adds_nothing(service: GalleryService) -> None:
+    service.enrol(OPERATOR, "blue", picture(BLUE), source_sha256="ab")
+    version = service.desk.store.version()
+    (blue,) = service.desk.store.template_ids("blue")
+    assert service.enrol(OPERATOR, "blue", picture(BLUE), source_sha256="ab").id == blue
+    assert service.desk.store.version() == version
+
+
 def test_vectors_are_those_of_the_gallerys_net(service: GalleryService) -> None:
     good = likeness(RED)[None]
     assert [found.subject_id for found in service.search_vectors(READER, 3 * good, "mobilefacenet")] == ["red"]
