@@ -17,6 +17,7 @@ from pipeline.gallery.keys import PSEUDONYM_DIGITS, Keys, canonical, fingerprint
 
 KIND = b"omote.audit/1\n"  # no signature of something else is one of a head
 GENESIS = "0" * 64  # what the first entry names as its predecessor
+BEGUN_ANEW = "log begun anew"  # the action of the first entry after a damaged log that was set aside
 SET_BACK = "log set back"  # the action of an entry that tells of others which were there before it, and are gone
 
 Outcome = Literal["done", "forbidden", "failed", "unknown"]

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.commands.broker import Prefix, Servers, settings
-from pipeline.commands.gallery_access import AsJson, Namespace, Purpose, RedisUrl, console, harmless, opened
+from pipeline.commands.gallery_access import AsJson, Namespace, Purpose, RedisUrl, Yes, console, harmless, opened
 
 if TYPE_CHECKING:
     from pipeline.audit import Anchor, Entry, Fault
@@ -100,6 +100,19 @@ def export(
 
             count = to_file(log, to)
     console(errors=True).print(f"{count} entries exported")
+
+
+@app.command()
+def renew(namespace: Namespace = "main", redis: RedisUrl = "", yes: Yes = False) -> None:
+    """Set a damaged log aside and begin another: until then nothing can be changed, for nothing could be logged.
+
+    Copy it before (`export --to`), as far as it can be read, and find out who damaged it.
+    """
+    if not yes:
+        typer.confirm(f"begin another audit log for {namespace}?", abort=True)
+    with opened(namespace, "", redis) as at:
+        aside = at.service.begin_audit_anew(at.caller)
+    console().print(f"{namespace} has a new audit log; the old one lies in Redis as {aside}")
 
 
 @app.command()

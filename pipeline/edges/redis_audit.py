@@ -16,7 +16,7 @@ from pydantic import SecretStr, ValidationError
 from redis.exceptions import ResponseError
 
 from pipeline import audit
-from pipeline.audit import SET_BACK, Anchor, Details, Entry, Event, Fault, Head
+from pipeline.audit import BEGUN_ANEW, SET_BACK, Anchor, Details, Entry, Event, Fault, Head
 from pipeline.edges.redis_link import RedisLink
 from pipeline.gallery.errors import AwayError, GalleryError, InvalidError, RefusedError
 from pipeline.gallery.keys import Keys, canonical
@@ -215,6 +215,23 @@ class AuditLog:
             more = f"{beyond} more {'entry lies' if beyond == 1 else 'entries lie'} in the log than its head tells of"
             faults.append(Fault(head.seq + 1, more))
         return faults
+
+    def begin_anew(self, actor: str) -> str:
+        """Set a damaged log aside, and begin another one that says so first; the key where the old one lies.
+
+        Raises:
+            AwayError: Redis does not answer.
+            InvalidError: The log is whole.
+        """
+        if not self.verify():
+            message = f"the audit log of {self.namespace!r} is whole: there is no reason to begin another"
+            raise InvalidError(message)
+        aside = f"{self._key}:{time.time_ns()}"
+        with self._errors():
+            self._link.client.rename(self._key, aside)
+        self._known, self._unsure = None, []
+        self.append([Event(actor=actor, action=BEGUN_ANEW, outcome="done", details={"aside": aside})])
+        return aside
 
     def close(self) -> None:
         """End the connections."""

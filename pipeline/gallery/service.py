@@ -225,9 +225,24 @@ class GalleryService(Erasing):
 
     def verify_audit(self, caller: Caller, against: Iterable[Anchor] = ()) -> list[Fault]:
         """What is wrong with the audit log; nothing if it is whole, and holds what was once copied from it."""
-        with self.desk.asked(caller, "audit") as said:
-            said.details["what"] = "verified"
-            return self.desk.log.verify(against)
+        faults: list[Fault] = []
+        try:
+            with self.desk.asked(caller, "audit") as said:
+                said.details["what"] = "verified"
+                faults = self.desk.log.verify(against)
+        except RefusedError:
+            if not faults:  # a log that is too damaged to take a line is to be told of all the same
+                raise
+        return faults
+
+    def begin_audit_anew(self, caller: Caller) -> str:
+        """Set a damaged audit log aside, so that the gallery can be changed again; the key where it lies.
+
+        Raises:
+            InvalidError: The log is whole.
+        """
+        self.desk.admit(caller, "policy")
+        return self.desk.log.begin_anew(caller.name)
 
     def exporting(self, caller: Caller) -> AuditLog:
         """The audit log, to be read as a whole by who copies or inspects it."""

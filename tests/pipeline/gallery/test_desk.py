@@ -19,6 +19,7 @@ from pipeline.gallery.errors import (
     DuplicateError,
     ForbiddenError,
     GalleryError,
+    InvalidError,
     RefusedError,
     UnknownError,
 )
@@ -32,6 +33,7 @@ from pipeline.servers.redis_server import RedisServer
 from tests.support.gallery import drawing, likeness
 
 ADMIN, READER = Caller("root", "admin", "access"), Caller("door", "reader", "access")
+AUDITOR = Caller("inspector", "auditor")
 RED, GREEN, BLUE = (200, 40, 40), (40, 200, 40), (40, 40, 200)
 VECTOR, STRANGE = likeness(RED), np.full(512, np.nan, np.float32)
 
@@ -181,6 +183,23 @@ def test_nothing_is_changed_that_could_not_be_logged(
     with pytest.raises(RefusedError, match="the audit log"):
         ask(gallery, ADMIN)
     assert (store.version(), store.count(), store.policy(0)) == before
+
+
+@pytest.mark.parametrize("place", ["head", "1"])
+def test_a_damaged_log_is_told_of_and_another_can_be_begun(gallery: GalleryService, place: str) -> None:
+    store, (before, *_) = gallery.desk.store, gallery.audit(AUDITOR)
+    with pytest.raises(InvalidError, match="is whole"):
+        gallery.begin_audit_anew(ADMIN)
+    store.link.client.hset(store.key("audit"), place, "garbage")
+    assert gallery.verify_audit(AUDITOR)
+    with pytest.raises(ForbiddenError if place == "1" else RefusedError):
+        gallery.begin_audit_anew(AUDITOR)
+    aside = gallery.begin_audit_anew(ADMIN)
+    gallery.enrol_vectors(ADMIN, "eve", VECTOR[None], "")
+    assert gallery.verify_audit(AUDITOR) == []
+    assert [each.action for each in gallery.audit(AUDITOR)][:2] == ["log begun anew", "enrol"]
+    assert store.link.client.hexists(aside, place)
+    assert gallery.verify_audit(AUDITOR, [before])[0].seq == 1, "an export still tells what was there"
 
 
 def test_a_change_that_was_made_though_its_answer_was_lost_has_a_line(
