@@ -108,7 +108,7 @@ class AuditLog:
         if (text or b"") != known.text.encode():
             self._signed(text)  # somebody else has written since
         elif beyond:
-            message = f"the audit log of {self.namespace!r} is not as it was left: an entry lies beyond its head"
+            message = self._damaged("is not as it was left: an entry lies beyond its head")
             raise RefusedError(message)
 
     def append(self, events: Iterable[Event], *, owed: bool = False) -> list[Entry]:
@@ -205,7 +205,7 @@ class AuditLog:
         try:
             head, faults = self._parsed(text).head, []
         except RefusedError as error:
-            head, faults = Head(namespace=self.namespace), [Fault(0, str(error))]
+            head, faults = Head(namespace=self.namespace), [Fault(0, str(error).partition(";")[0])]
         key = public_key or self._keys.public_key
         present = count()
         lines = self.lines(last=head.seq if head.seq and head.signed_by(key) else size)
@@ -353,10 +353,7 @@ class AuditLog:
         """The head that is kept as ``text``, if these keys signed it."""
         known = self._parsed(text)
         if not known.head.signed_by(self._keys.public_key):
-            message = (
-                f"the audit log of {self.namespace!r} ends with a head that the key {self._keys.fingerprint} did not "
-                "sign; run `omote gallery audit verify`"
-            )
+            message = self._damaged(f"ends with a head that the key {self._keys.fingerprint} did not sign")
             raise RefusedError(message)
         return known
 
@@ -373,9 +370,7 @@ class AuditLog:
         except ValidationError:
             head = None
         if head is None or head.namespace != self.namespace:
-            message = (
-                f"the audit log of {self.namespace!r} has no head that can be read; run `omote gallery audit verify`"
-            )
+            message = self._damaged("has no head that can be read")
             raise RefusedError(message)
         return _Known(text.decode(), head)
 
@@ -383,8 +378,13 @@ class AuditLog:
         try:
             return audit.parsed(line)
         except InvalidError as error:
-            message = f"the audit log of {self.namespace!r} is damaged: {error}; run `omote gallery audit verify`"
+            message = self._damaged(f"is damaged: {error}")
             raise RefusedError(message) from error
+
+    def _damaged(self, how: str) -> str:
+        """What is wrong with the log, and the way out."""
+        way = "run `omote gallery audit verify`, and `omote gallery audit renew` to begin another"
+        return f"the audit log of {self.namespace!r} {how}; {way}"
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -395,5 +395,5 @@ class AuditLog:
                 said = redact(str(error))
                 if not any(word in said for word in DAMAGE):
                     raise
-                message = f"the audit log of {self.namespace!r} is not as it was left: {said}"
+                message = self._damaged(f"is not as it was left: {said}")
                 raise RefusedError(message) from error

@@ -111,6 +111,10 @@ class Desk:
         except AwayError:
             question.outcome, away = "unknown", True
             raise
+        except Exception:
+            if question.version is not None:  # it was done, and something that follows from it was not
+                question.outcome = "unknown"
+            raise
         finally:
             if changing or not away:  # else who waits for Redis in vain is not to wait once more
                 self._note(caller, action, question, owed=changing)

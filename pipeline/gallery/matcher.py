@@ -190,8 +190,9 @@ class Matcher:
 
     @property
     def lost(self) -> int:
-        """As in ``Candidates``; 0 before it has read the gallery."""
-        return self._read_memory.lost if self._read_memory else 0
+        """See ``Gallery``; 0 before it has read the gallery."""
+        memory = self._read_memory
+        return min(memory.lost, memory.mark.version) if memory else 0
 
     @property
     def stale_s(self) -> float:

@@ -79,7 +79,11 @@ class Gallery(Protocol):
 
     @property
     def lost(self) -> int:
-        """As in ``Candidates``, for whoever asks nothing."""
+        """As in ``Candidates``, for whoever asks nothing.
+
+        Never beyond the version, or nobody who is named could be sure: whose date has passed counts once that is told
+        as a change, which is when they are forgotten.
+        """
 
     def match(self, vectors: Floats, masked: Sequence[bool]) -> list[Candidates]:
         """The best subjects for each of ``vectors``, (N, 512) float32 of unit length."""

@@ -218,6 +218,18 @@ def test_a_change_that_was_made_though_its_answer_was_lost_has_a_line(
     assert len(gallery.desk.store.template_ids("eve")) == 1
 
 
+def test_what_was_done_in_part_is_not_said_to_have_failed(
+    gallery: GalleryService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: object) -> None:
+        message = "no"
+        raise RefusedError(message)
+
+    monkeypatch.setattr(gallery, "_follow_names", refuse)
+    assert logged(gallery, lambda g, c: g.rename(c, "ada", "lovelace"))[-1] == ("change", "unknown")
+    assert "lovelace" in {each.id for each in gallery.subjects(READER)}
+
+
 def test_a_line_that_redis_could_not_take_is_written_once_it_is_back(
     open_gallery: Callable[..., GalleryService], mortal_redis: RedisServer
 ) -> None:
