@@ -12,6 +12,8 @@ from pipeline.operator import KeyedOperator
 from pipeline.packets import EmbeddedFace, Embedding, Floats, IdentifiedFace, Identity, MaskLabel, MaskState, grow
 from pipeline.policy import Policy
 
+DOUBT_NS = 1_000_000_000  # so soon a good face of a track is embedded again: `Track`'s ``refresh_s``
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
@@ -84,6 +86,7 @@ class Person:
         matched: The subject whose match was told last.
         named: Version of the gallery that named a subject last, for every subject of the evidence.
         pts_ns: When it was seen last.
+        doubt_ns: Since when its name may be one that the gallery has lost; None if it is not.
     """
 
     mask: MaskState = field(default_factory=lambda: MaskState("unsure", 0.5))
@@ -94,6 +97,7 @@ class Person:
     matched: str = ""
     named: Mapping[str, int] = field(default_factory=dict)
     pts_ns: int = 0
+    doubt_ns: int | None = None
 
     def confirmed(self, shot: Embedding) -> Person:
         """The same without subjects that the gallery may have lost since it named them last.
@@ -103,16 +107,20 @@ class Person:
         same = shot.gallery == self.identity.gallery
         held = {who: at for who, at in self.named.items() if same and shot.lost <= at <= shot.gallery_version}
         there = held | dict.fromkeys((each.subject_id for each in shot.candidates), shot.gallery_version)
-        person = replace(self, named=there, matched=self.matched if self.matched in there else "")
+        matched = self.matched if self.matched in there else ""
+        person = replace(self, named=there, matched=matched, doubt_ns=None)
         was = self.matched if self.identity.decision == "not_evaluated" else self.identity.subject_id
         if was and was not in there:
             return replace(person, bare=Evidence(), masked=Evidence(), identity=Identity("not_evaluated"))
         return replace(person, bare=self.bare.among(there), masked=self.masked.among(there))
 
     def doubted(self, lost: int) -> Person:
-        """The same without a name that the gallery may have lost since: the next face that is embedded tells."""
+        """The same without a name that the gallery may have lost since, and that no face has confirmed in time."""
         if self.named.get(self.identity.subject_id, lost) >= lost:
             return self
+        since = self.pts_ns if self.doubt_ns is None else self.doubt_ns
+        if self.pts_ns - since <= DOUBT_NS:
+            return replace(self, doubt_ns=since)
         said = Identity("not_evaluated", gallery=self.identity.gallery, gallery_version=self.identity.gallery_version)
         return replace(self, identity=said)
 
