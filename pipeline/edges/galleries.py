@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import closing
 from threading import Event, Lock, Thread
 
 from pydantic import SecretStr
@@ -17,7 +17,7 @@ from pipeline.edges.redis_reading import NAMESPACES
 from pipeline.edges.redis_store import GalleryStore
 from pipeline.edges.redis_tracks import TrackStore
 from pipeline.gallery.desk import JANITOR, Desk
-from pipeline.gallery.errors import AwayError, GalleryError, UnknownError
+from pipeline.gallery.errors import AwayError, GalleryError
 from pipeline.gallery.faces import Faces
 from pipeline.gallery.keys import Keys
 from pipeline.gallery.matcher import Matcher
@@ -117,8 +117,8 @@ class Galleries:
             with closing(GalleryStore(self._url, self._keys, namespace)) as store:
                 if not (store.expired(time.time()) or store.erasing() or store.renamed()):
                     return
-            with closing(self._open(namespace, later=True)) as service, suppress(UnknownError):
-                service.forget_expired(JANITOR)  # unknown is who another janitor has forgotten
+            with closing(self._open(namespace, later=True)) as service:
+                service.forget_expired(JANITOR)
         except AwayError:
             raise
         except (GalleryError, ValueError) as error:  # this one waits, and the others do not

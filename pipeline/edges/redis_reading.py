@@ -6,8 +6,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from pydantic import SecretStr, ValidationError
 
@@ -158,37 +157,45 @@ class StoreReading:
         with self.link.errors():
             return sorted(name.decode() for name in self.link.client.sscan_iter(key, count=AT_ONCE))
 
-    def owners(self) -> set[str]:
-        """Ids of those of whom there are templates, whether they are subjects or not."""
-        owners: set[str] = set()
-        for some in in_parts(self.template_ids()):
+    def owners(self, names: Sequence[str]) -> dict[str, str]:
+        """Of whom each of these templates is that are there; none needs to open."""
+        owners: dict[str, str] = {}
+        for some in in_parts(names):
             rows = self.link.fields([self.key("template", name) for name in some], ["subject"])
-            owners |= {kept.decode() for (kept,) in rows if kept}
+            owners |= {name: kept.decode() for name, (kept,) in zip(some, rows, strict=True) if kept}
         return owners
 
-    def templates(self, names: Sequence[str], *, all_open: bool = True) -> list[Template]:
+    def templates(self, names: Sequence[str]) -> list[Template]:
         """Those of these that are there, without photos.
 
         Raises:
-            KeysError: One does not open with our keys; if not ``all_open``, such ones are left out.
+            KeysError: One does not open with our keys.
         """
-        found: list[Template] = []
-        for some in in_parts(names):
-            with self.link.errors():
-                pipe = self.link.client.pipeline(transaction=False)
-                for name in some:
-                    pipe.hgetall(self.key("template", name))
-                rows: list[Mapping[bytes, bytes]] = pipe.execute()
-            for name, row in zip(some, rows, strict=True):
-                with suppress(*() if all_open else (KeysError,)):
-                    found += [layout.template(name, row, self.keys, self.namespace)] if row else []
-        return found
+        return [layout.template(name, row, self.keys, self.namespace) for name, row in self._rows(names)]
 
-    def negatives(self) -> list[Template]:
-        """All negative anchors that open with our keys, without photos."""
+    def opened(self, names: Iterable[str]) -> tuple[list[Template], int]:
+        """Those of these that are there and open with our keys, without photos; and how many do not open."""
+        found, shut = list[Template](), 0
+        for name, row in self._rows(sorted(names)):
+            try:
+                found.append(layout.template(name, row, self.keys, self.namespace))
+            except KeysError:
+                shut += 1
+        return found, shut
+
+    def made_of(self, photo_sha256: str, subject_id: str, model: str) -> Template | None:
+        """The template of a subject that a net made of this photo; no other needs to open."""
+        wanted = [photo_sha256.encode(), model.encode()]
+        for some in in_parts(self.template_ids(subject_id)):
+            rows = self.link.fields([self.key("template", name) for name in some], ["sha256", "model"])
+            if found := self.templates([name for name, row in zip(some, rows, strict=True) if row == wanted][:1]):
+                return found[0]
+        return None
+
+    def negatives(self) -> set[str]:
+        """Ids of all negative anchors."""
         with self.link.errors():
-            names = sorted(name.decode() for name in self.link.client.smembers(self.key.negatives))
-        return self.templates(names, all_open=False)
+            return {name.decode() for name in self.link.client.smembers(self.key.negatives)}
 
     def template(self, name: str) -> Template:
         """One of them, without its photo; raises `UnknownError` if there is none."""
@@ -208,6 +215,16 @@ class StoreReading:
         with self.link.errors():
             kept: bytes | None = self.link.client.get(self.key("receipt", name))
         return kept
+
+    def _rows(self, names: Sequence[str]) -> Iterator[tuple[str, Mapping[bytes, bytes]]]:
+        """The hashes of those of these templates that are there."""
+        for some in in_parts(names):
+            with self.link.errors():
+                pipe = self.link.client.pipeline(transaction=False)
+                for name in some:
+                    pipe.hgetall(self.key("template", name))
+                rows: list[Mapping[bytes, bytes]] = pipe.execute()
+            yield from ((name, row) for name, row in zip(some, rows, strict=True) if row)
 
     def _kept_policy(self) -> bytes | None:
         with self.link.errors():

@@ -190,18 +190,22 @@ class GalleryStore(StoreReading):
                 return Removed(version, **counts, note=noted)
         raise _crowded(subject_id)
 
-    def unfinished(self, subject_id: str) -> dict[str, Any] | None:
-        """The note of an erasure whose templates are gone and that was not finished, with what was counted."""
-        pseudonym = self._pseudonym(subject_id)
+    def erasing(self) -> list[str]:
+        """Pseudonyms of those whose erasure was begun, and is not finished."""
+        with self.link.errors():
+            return [pseudonym.decode() for pseudonym in self.link.client.hkeys(self.key.erasures)]
+
+    def unfinished(self, pseudonym: str) -> dict[str, Any] | None:
+        """The note of an erasure whose templates are gone and that was not finished, with what was counted.
+
+        Raises:
+            KeysError: It does not open with our keys.
+        """
         with self.link.errors():
             kept = self.link.client.hget(self.key.erasures, pseudonym)
-        return None if kept is None else self._noted(pseudonym, kept)
-
-    def erasing(self) -> list[str]:
-        """Those whose erasure was begun, and is not finished."""
-        with self.link.errors():
-            found = self.link.client.hgetall(self.key.erasures)
-        return [self._noted(pseudonym.decode(), kept)["subject"] for pseudonym, kept in found.items()]
+        if kept is None:
+            return None
+        return dict(json.loads(layout.opened("erasure", kept, pseudonym, self.keys, self.namespace)))
 
     def finished(self, subject_id: str, receipt: str, text: str) -> str | bytes:
         """Keep the receipt of an erasure for ever, for it names nobody; there is nothing left to do.
@@ -234,11 +238,9 @@ class GalleryStore(StoreReading):
     def reseal(self) -> int:
         """Seal all vectors and photos that lie under an old key under the current one; how many were."""
         names = self.template_ids()
-        with self.link.errors():
-            notes = [pseudonym.decode() for pseudonym in self.link.client.hkeys(self.key.erasures)]
         count = sum(self.resealed("vector", name, self.key("template", name), "vector") for name in names)
         count += sum(self.resealed("photo", name, self.key("photo", name)) for name in names)
-        return count + sum(self.resealed("erasure", name, self.key.erasures, name) for name in notes)
+        return count + sum(self.resealed("erasure", name, self.key.erasures, name) for name in self.erasing())
 
     def resealed(self, kind: str, name: str, key: str, field: str = "") -> int:
         """Seal one thing anew, unless it is gone or lies under the current key; 1 if it was."""
@@ -285,9 +287,6 @@ class GalleryStore(StoreReading):
         """
         for name in (old, *self.renamed(old)):
             step.write("HSET", self.key.renamed, name, new)
-
-    def _noted(self, pseudonym: str, kept: bytes) -> dict[str, Any]:
-        return dict(json.loads(layout.opened("erasure", kept, pseudonym, self.keys, self.namespace)))
 
     def _pseudonym(self, subject_id: str) -> str:
         return self.keys.pseudonym(self.namespace, subject_id)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import product
 from typing import Any
 
 from pipeline.edges import redis_layout as layout
@@ -77,6 +78,10 @@ class TrackStore:
 
         Those that do not open with our keys are left out.
         """
+        return self.opened(names)[0]
+
+    def opened(self, names: Sequence[str] | None = None) -> tuple[list[UnknownTrack], int]:
+        """The same, and how many do not open with our keys."""
         if names is None:
             with self._store.link.errors():
                 names = [name.decode() for name in self._store.link.client.zrevrange(self._key("unknowns"), 0, -1)]
@@ -90,7 +95,7 @@ class TrackStore:
         for name, row in there.items():
             with suppress(KeysError):
                 found.append(self._unknown(name, row))
-        return found
+        return found, len(there) - len(found)
 
     def photo(self, name: str) -> Pixels | None:
         """The crop of the best shot of an unknown track, where it was kept."""
@@ -182,20 +187,20 @@ class TrackStore:
     # Of a subject
 
     def forget(self, subject_id: str) -> None:
-        """Forget the sightings and explanations of a subject."""
+        """Forget the sightings and explanations of a subject, also those that do not open."""
         link, seen, explained = self._store.link, self._seen(subject_id), self._explained(subject_id)
         with link.errors():
             names = [name.decode() for name in link.client.zrange(seen, 0, -1)]
             reasons = [name.decode() for name in link.client.smembers(explained)]
-        found = self._sightings(names)
+        lists = [self._key("sightings"), *self._streams(names)]
         with link.errors():
             pipe = link.client.pipeline()
             for name in reasons:
                 pipe.delete(self._key("explanation", name))
             for name in names:
-                pipe.delete(self._key("sighting", name)).zrem(self._key("sightings"), name)
-            for name, sighting in found.items():
-                pipe.zrem(self._key("at", sighting.stream), name)
+                pipe.delete(self._key("sighting", name))
+            for kind, some in product(lists, in_parts(names)):
+                pipe.zrem(kind, *some)
             pipe.delete(seen, explained)
             pipe.execute()
 
@@ -205,7 +210,8 @@ class TrackStore:
             client = self._store.link.client
             names = [name.decode() for name in client.zrange(self._key("seen", pseudonym), 0, -1)]
             reasons = int(client.scard(self._key("explained", pseudonym)))
-        return len(self._sightings(names)), reasons
+            parts = in_parts([self._key("sighting", name) for name in names])
+            return sum(client.exists(*some) for some in parts), reasons
 
     def rename(self, old: str, new: str, ttl_s: float) -> bool:
         """What was seen of ``old`` was seen of ``new``; not all of it if ``old`` leads elsewhere meanwhile."""
@@ -225,15 +231,10 @@ class TrackStore:
 
     def reseal(self) -> int:
         """Seal everything that lies under an old key under the current one; how many pieces were."""
-        store, client, reasons = self._store, self._store.link.client, self._key("explanation", "*")
-        with store.link.errors():
-            unknown = [name.decode() for name in client.zrange(self._key("unknowns"), 0, -1)]
-            seen = [name.decode() for name in client.zrange(self._key("sightings"), 0, -1)]
-            explained = [key.decode()[len(reasons) - 1 :] for key in client.scan_iter(reasons, count=AT_ONCE)]
-        shots = ((kind, name) for name in unknown for kind in ("vector", "photo"))
+        store, shots = self._store, product(("vector", "photo"), self._kept("unknown"))
         count = sum(store.resealed(kind, name, self._key("unknown", name), kind) for kind, name in shots)
-        count += sum(store.resealed("sighting", name, self._key("sighting", name)) for name in seen)
-        return count + sum(store.resealed("explanation", name, self._key("explanation", name)) for name in explained)
+        pieces = ((kind, name) for kind in ("sighting", "explanation") for name in self._kept(kind))
+        return count + sum(store.resealed(kind, name, self._key(kind, name)) for kind, name in pieces)
 
     # Matchers
 
@@ -266,6 +267,20 @@ class TrackStore:
             step.write("ZADD", kind, at, name).write("ZREMRANGEBYSCORE", kind, "-inf", at - ttl_s)
             step.write("PEXPIRE", kind, lives_ms)
         return step
+
+    def _kept(self, kind: str) -> list[str]:
+        """Names of all that lies there of a kind, whether a list still knows of it or not."""
+        every = self._key(kind, "*")
+        with self._store.link.errors():
+            return [key.decode()[len(every) - 1 :] for key in self._store.link.client.scan_iter(every, count=AT_ONCE)]
+
+    def _streams(self, names: Sequence[str]) -> list[str]:
+        """The lists of the streams in which these sightings were; those of all streams where one does not open."""
+        try:
+            streams = {sighting.stream for sighting in self._sightings(names).values()}
+        except KeysError:
+            return [self._key("at", stream) for stream in self._kept("at")]
+        return [self._key("at", stream) for stream in streams]
 
     def _lives_ms(self, ttl_s: float, *lists: str) -> list[int]:
         """How long each list must stay: it still finds what was kept while the time was longer."""

@@ -97,25 +97,23 @@ class Desk:
             AwayError: Redis does not answer, so that it could not be logged.
             RefusedError: The log is damaged.
         """
-        question, away = Question(self.admit(caller, action, subject_id), [subject_id]), False
+        question, away, done = Question(self.admit(caller, action, subject_id), [subject_id]), False, False
         changing = action in CHANGING
         if changing:
             self.log.ready()
         try:
             yield question
             self.follow_policy(question, question.about)
-            question.outcome = "done"
+            question.outcome, done = "done", True
         except ForbiddenError:
             question.outcome = "forbidden"
             raise
         except AwayError:
             question.outcome, away = "unknown", True
             raise
-        except Exception:
-            if question.version is not None:  # it was done, and something that follows from it was not
-                question.outcome = "unknown"
-            raise
         finally:
+            if question.version is not None and not done:
+                question.outcome = "unknown"  # something was changed, and what follows from it was not done
             if changing or not away:  # else who waits for Redis in vain is not to wait once more
                 self._note(caller, action, question, owed=changing)
         if question.version is not None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -14,7 +15,7 @@ from uuid import uuid4
 import numpy as np
 
 from pipeline.gallery.desk import Question
-from pipeline.gallery.errors import RefusedError, UnknownError
+from pipeline.gallery.errors import AwayError, GalleryError, RefusedError, UnknownError
 from pipeline.gallery.naming import Naming
 from pipeline.gallery.protocol import Template
 from pipeline.gallery.receipts import MatcherWord, Receipt, Removed, SignedReceipt, signed, verified
@@ -25,6 +26,8 @@ CONFIRM_S = 3.0  # how long running matchers may take to confirm an erasure
 SILENT_S = 10.0  # a matcher of which nothing was heard for so long is not waited for: it ended, or does not hear Redis
 REMEMBERED_S = 3600.0  # nor told of, after so long
 PART = 500
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,8 @@ class Erasing(Naming):
             RefusedError: What shows them is being given to others at this moment; ask again.
         """
         with self.desk.asked(caller, "delete", subject_id) as question:
-            note = self.desk.store.unfinished(subject_id) or self._begin(caller, subject_id, question)
+            note = self.desk.store.unfinished(self._pseudonym(subject_id))
+            note = note or self._begin(caller, subject_id, question)
             return self._finish(note, question)
 
     def _begin(self, caller: Caller, subject_id: str, question: Question) -> dict[str, Any]:
@@ -71,16 +75,20 @@ class Erasing(Naming):
     ) -> dict[str, Any]:
         """What is to go beside these templates, counted before it goes: the receipt is the same whoever finishes it."""
         store, tracks = self.desk.store, self.desk.tracks
-        # What does not open goes too; only who looks like it cannot be told.
-        own = [each for each in store.templates(template_ids, all_open=False) if not each.negative]
         names = (subject_id, *store.renamed(subject_id))
-        left = [tracks.left(store.keys.pseudonym(store.namespace, name)) for name in names]
-        alike = self._alike(own, policy)
+        left = [tracks.left(self._pseudonym(name)) for name in names]
+        anchors = store.negatives()
+        own, own_shut = store.opened(set(template_ids) - anchors)
+        others, others_shut = store.opened(anchors - set(template_ids))
+        unknowns, unknowns_shut = tracks.opened()
+        alike, shut = _alike(own, unknowns, policy.limits), own_shut + others_shut + unknowns_shut
+        comparable = (own or own_shut) and (others or others_shut or unknowns or unknowns_shut)
         return {
             "receipt": uuid4().hex,
             "asked_by": caller.name,
             "alike": alike,
-            "anchors": self._anchors(subject_id, own, policy),
+            "anchors": _alike(own, others, policy.limits),
+            "not_compared": shut if comparable else 0,
             "matches": sum(sightings for sightings, _ in left),
             "explanations": sum(explanations for _, explanations in left),
             "crops": tracks.photos(alike),
@@ -104,10 +112,10 @@ class Erasing(Naming):
 
     def _drop_anchors(self, names: Sequence[str]) -> None:
         """Negative anchors that show who is erased go, whosever they are by now."""
-        for anchor in self.desk.store.templates(names):
+        for anchor, owner in self.desk.store.owners(names).items():
             with suppress(UnknownError):  # renamed or forgotten at this moment
-                self.desk.store.remove_templates(anchor.subject_id, [anchor.id])
-        if self.desk.store.templates(names):
+                self.desk.store.remove_templates(owner, [anchor])
+        if self.desk.store.owners(names):
             message = "a face of who is erased says who somebody else is not, who is being renamed; ask again"
             raise RefusedError(message)
 
@@ -127,9 +135,10 @@ class Erasing(Naming):
         return Receipt(
             id=note["receipt"],
             namespace=store.namespace,
-            subject=store.keys.pseudonym(store.namespace, note["subject"]),
+            subject=self._pseudonym(note["subject"]),
             asked_by=note["asked_by"],
             removed=removed,
+            not_compared=note.get("not_compared", 0),
             matchers=words,
             topics={topic: datetime.now(UTC) + timedelta(seconds=kept) for topic, kept in self.desk.topics.items()},
             gallery_version=version,
@@ -137,32 +146,51 @@ class Erasing(Naming):
         )
 
     def erase_all(self, caller: Caller) -> list[SignedReceipt]:
-        """Forget everybody, each with a receipt."""
+        """Forget everybody, each with a receipt, whose number stands in the log, too.
+
+        Raises:
+            GalleryError: Somebody could not be forgotten; all others are.
+        """
         with self.desk.asked(caller, "delete") as said:
-            names = [*self._every_subject(), *self.desk.store.erasing()]
-            said.count, said.details = len(names), {"what": "everybody"}
-        receipts: list[SignedReceipt] = []
+            names, begun = list(self._every_subject()), self.desk.store.erasing()
+            said.count, said.details = len(names) + len(begun), {"what": "everybody"}
+        failed: list[GalleryError] = []
+        receipts = self._finish_begun(caller, failed)
         for name in names:
-            with suppress(UnknownError):  # forgotten meanwhile
+            with _one_of_many(failed):
                 receipts.append(self.erase(caller, name))
+        _raise_first(failed)
         return receipts
 
     def forget_expired(self, caller: Caller) -> list[SignedReceipt]:
         """Forget those whose date has passed; matchers do not match them from that date.
 
         Erasures and renamings that were interrupted, whoever asked for them, are finished.
+
+        Raises:
+            GalleryError: Something of it could not be done; all else is.
         """
-        receipts: list[SignedReceipt] = []
+        failed: list[GalleryError] = []
+        receipts = self._finish_begun(caller, failed)
         for name in self.desk.store.expired(time.time()):
-            with suppress(UnknownError):  # another janitor was faster
+            with _one_of_many(failed):
                 expires = self.desk.store.subject(name).expires
                 if expires is not None and expires <= datetime.now(UTC):
                     receipts.append(self.erase(caller, name))
-        for name in self.desk.store.erasing():
-            if note := self.desk.store.unfinished(name):
-                with self.desk.asked(caller, "delete", name) as question:
-                    receipts.append(self._finish(note, question))
-        self._follow_names("", self.desk.store.policy())
+        for old, new in self.desk.store.renamed().items():
+            with _one_of_many(failed):
+                self._follow_name(old, new, self.desk.store.policy())
+        _raise_first(failed)
+        return receipts
+
+    def _finish_begun(self, caller: Caller, failed: list[GalleryError]) -> list[SignedReceipt]:
+        """Finish the erasures that were interrupted."""
+        receipts: list[SignedReceipt] = []
+        for pseudonym in self.desk.store.erasing():
+            with _one_of_many(failed):
+                if note := self.desk.store.unfinished(pseudonym):
+                    with self.desk.asked(caller, "delete", note["subject"]) as question:
+                        receipts.append(self._finish(note, question))
         return receipts
 
     def erasure(self, caller: Caller, receipt_id: str) -> Erasure:
@@ -192,17 +220,6 @@ class Erasing(Naming):
         for at in range(0, len(names), PART):
             yield from self.desk.store.templates(names[at : at + PART])
 
-    def _alike(self, own: Sequence[Template], policy: NamespacePolicy) -> list[str]:
-        """Unknown tracks that would be taken for somebody with these templates."""
-        tracks = self.desk.tracks.unknowns()
-        return [track.id for track, alike in zip(tracks, _reach(own, tracks, policy.limits), strict=True) if alike]
-
-    def _anchors(self, subject_id: str, own: Sequence[Template], policy: NamespacePolicy) -> list[str]:
-        """Negative anchors of others that show somebody with these templates."""
-        anchors = [each for each in self.desk.store.negatives() if each.subject_id != subject_id]
-        reached = zip(anchors, _reach(own, anchors, policy.limits), strict=True)
-        return [each.id for each, alike in reached if alike]
-
     def _words(self, version: int) -> tuple[MatcherWord, ...]:
         """What each running matcher says of a version, once all have it or time is over."""
         until = time.monotonic() + CONFIRM_S
@@ -221,12 +238,14 @@ class Erasing(Naming):
         """What is there of an erased subject."""
         store = self.desk.store
         for name in self._every_subject():
-            if store.keys.pseudonym(store.namespace, name) == receipt.subject:
+            if self._pseudonym(name) == receipt.subject:
                 created = store.subject(name).created
                 again = created > receipt.at
                 yield f"the subject was added again at {created:%Y-%m-%d %H:%M}" if again else "the subject is there"
-        if receipt.subject in {store.keys.pseudonym(store.namespace, owner) for owner in store.owners()}:
+        if receipt.subject in map(self._pseudonym, set(store.owners(store.template_ids()).values())):
             yield "templates of the subject are there"
+        if count := receipt.not_compared:
+            yield f"{count} faces did not open with the keys and were not compared; what shows the subject may be there"
         if left := sum(self.desk.tracks.left(receipt.subject)):
             yield f"{left} sightings or explanations of the subject are there"
         for word in self._words(receipt.gallery_version):
@@ -234,11 +253,30 @@ class Erasing(Naming):
                 yield f"matcher {word.name} holds version {word.gallery_version}, which is older than the erasure"
 
 
-def _reach(own: Sequence[Template], others: Sequence[Template | UnknownTrack], limits: Limits) -> list[bool]:
-    """Which of ``others`` would be taken for somebody with the templates ``own``."""
+@contextmanager
+def _one_of_many(failed: list[GalleryError]) -> Iterator[None]:
+    """Work that holds up no other where it cannot be done; that Redis is away holds up all."""
+    try:
+        yield
+    except AwayError:
+        raise
+    except UnknownError:  # somebody else was faster
+        pass
+    except GalleryError as error:
+        failed.append(error)
+
+
+def _raise_first(failed: Sequence[GalleryError]) -> None:
+    if failed:
+        log.warning("%d erasures or renamings could not be finished", len(failed))
+        raise failed[0]
+
+
+def _alike(own: Sequence[Template], others: Sequence[Template | UnknownTrack], limits: Limits) -> list[str]:
+    """Ids of those of ``others`` that would be taken for somebody with the templates ``own``."""
     if not own or not others:
-        return [False] * len(others)
+        return []
     vectors: Floats = np.array([each.vector for each in own], np.float32)
     best = (np.array([each.vector for each in others], np.float32) @ vectors.T).max(axis=1).tolist()
     least = (limits.masked_threshold if each.masked else limits.threshold for each in others)
-    return [score >= threshold for score, threshold in zip(best, least, strict=True)]
+    return [each.id for each, score, threshold in zip(others, best, least, strict=True) if score >= threshold]

@@ -281,9 +281,8 @@ class Keeping(Searching):
 
     def _again(self, template: Template) -> Template | None:
         """What was made of the same photo before."""
-        store, photo = self.desk.store, template.source_sha256
-        own = store.templates(store.template_ids(template.subject_id)) if photo else []
-        return next((e for e in own if (e.source_sha256, e.model) == (photo, template.model)), None)
+        photo = template.source_sha256
+        return self.desk.store.made_of(photo, template.subject_id, template.model) if photo else None
 
     def _free(self, name: str, policy: NamespacePolicy) -> None:
         """Whoever had a name before has what was seen under it, before somebody else is given the name."""
@@ -293,8 +292,11 @@ class Keeping(Searching):
     def _follow_names(self, subject_id: str, policy: NamespacePolicy) -> None:
         """Give what was seen under old names to the new one, or to each its own; goes on where one was interrupted."""
         for old, new in self.desk.store.renamed(subject_id).items():
-            if self.desk.tracks.rename(old, new, policy.match_ttl_s):
-                self.desk.store.settled(old, new)
+            self._follow_name(old, new, policy)
+
+    def _follow_name(self, old: str, new: str, policy: NamespacePolicy) -> None:
+        if self.desk.tracks.rename(old, new, policy.match_ttl_s):
+            self.desk.store.settled(old, new)
 
     def _pseudonym(self, subject_id: str) -> str:
         return self.desk.store.keys.pseudonym(self.desk.store.namespace, subject_id)

@@ -72,6 +72,8 @@ class Receipt(_Signed):
         asked_by: Name of the caller.
         at: When everything that is counted was gone.
         removed: What was removed.
+        not_compared: Faces that did not open with the gallery's keys, so that nobody could tell whether they show the
+            subject or look like the subject: the subject's own, which are gone, and others', which are not.
         matchers: What each running matcher said.
         topics: By topic, until when its messages may still name the subject.
         gallery_version: Version of the gallery without the subject.
@@ -84,6 +86,7 @@ class Receipt(_Signed):
     asked_by: str
     at: Utc = Field(default_factory=lambda: datetime.now(UTC))
     removed: Removed = Removed()
+    not_compared: Count = 0
     matchers: tuple[MatcherWord, ...] = ()
     topics: dict[str, Utc] = {}
     gallery_version: Count

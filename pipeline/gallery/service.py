@@ -187,8 +187,9 @@ class GalleryService(Erasing):
             if gallery.model != (net := self.desk.faces.model):
                 message = f"vectors of {gallery.model!r} cannot be taken in, this gallery's are of {net!r}; enrol anew"
                 raise InvalidError(message)
-            if busy := sorted(set(gallery.subjects).intersection(self.desk.store.erasing())):
-                message = f"the erasure of who was {busy[0]!r} is not finished yet; ask for it again, or wait a minute"
+            erasing = set(self.desk.store.erasing())
+            if busy := next((name for name in gallery.subjects if self._pseudonym(name) in erasing), ""):
+                message = f"the erasure of who was {busy!r} is not finished yet; ask for it again, or wait a minute"
                 raise RefusedError(message)
             now, subjects = datetime.now(UTC), [self._subject(name, said.policy) for name in gallery.subjects]
             for subject, new in subjects:

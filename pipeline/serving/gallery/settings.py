@@ -34,10 +34,12 @@ class GallerySettings(BaseModel):
         body_s: How long a body may take to arrive.
         picture_threads: How many requests work on pictures at once.
         thorough_threads: How many look at all of a gallery at once; one for each namespace at most.
-        light_threads: How many do anything else; half of them for one namespace at most.
+        light_threads: How many do anything else; half of them for one namespace at most, even while no other asks: a
+            thread that works cannot be taken back for others who come.
         most_waiting: How many requests with pictures may wait, half of them of one namespace; more are asked to come
             again.
-        most_thorough: How many requests that look at all of a gallery there may be of one namespace.
+        most_thorough: How many requests that look at all of a gallery there may be of one namespace. One is worked for
+            and the others wait, as whoever names unknown people does while a log is verified.
         in_flight_bytes: How much of the bodies of all requests may be held at once, half of it of one namespace.
     """
 
@@ -55,7 +57,7 @@ class GallerySettings(BaseModel):
     thorough_threads: Annotated[int, Field(ge=1)] = 2
     light_threads: Annotated[int, Field(ge=1)] = 32
     most_waiting: Annotated[int, Field(ge=2)] = 512
-    most_thorough: Annotated[int, Field(ge=1)] = 4
+    most_thorough: Annotated[int, Field(ge=1)] = 32
     in_flight_bytes: Annotated[int, Field(ge=2048)] = 256 * MEBIBYTE
 
     @model_validator(mode="after")

@@ -94,10 +94,20 @@ def test_an_erasure_that_was_interrupted_is_finished_by_whoever_serves(galleries
     people(service, "ada", days=1)
     with away(service, "forget"):
         service.erase(ADMIN, "ada")
-    assert service.desk.store.erasing() == ["ada"]
+    assert len(service.desk.store.erasing()) == 1
     galleries().sweep(OFTEN_S)
     assert deleted(service, "ada")
     assert service.desk.store.erasing() == []
+
+
+def test_a_note_that_does_not_open_keeps_nobody_waiting(galleries: Opener) -> None:
+    service = galleries().of(f"t{uuid4().hex[:8]}")
+    store = service.desk.store
+    store.link.client.hset(store.key.erasures, "somebody", b"of keys that come later")
+    people(service, "ada", days=-1)
+    galleries().sweep(OFTEN_S)
+    assert left(service, 0) == []
+    assert store.erasing() == ["somebody"]
 
 
 def test_one_namespace_that_does_not_open_keeps_nobody_waiting(

@@ -95,8 +95,18 @@ def test_what_was_seen_does_not_go_to_a_name_that_is_nobodys_by_now(service: Gal
     assert tracks.left(store.keys.pseudonym(store.namespace, "rose")) == (1, 1)
 
 
+def test_a_photo_that_is_enrolled_again_opens_no_other_template(service: GalleryService) -> None:
+    store, photo = service.desk.store, "f" * 64
+    (first,) = store.template_ids("red")
+    again = service.enrol(OPERATOR, "red", picture(BLUE), source_sha256=photo)
+    store.link.client.hset(store.key("template", first), "vector", b"of a key that was lost")
+    assert service.enrol(OPERATOR, "red", picture(BLUE), source_sha256=photo).id == again.id
+    service.enrol(OPERATOR, "red", picture(BLUE), source_sha256="e" * 64)
+    assert len(store.template_ids("red")) == 3
+
+
 def test_an_unknown_track_of_another_net_shows_nobody_here(service: GalleryService) -> None:
     service.desk.tracks.keep(replace(unknown("lobby:1:1", BLUE), model="other"), 60)
     with pytest.raises(InvalidError, match="vectors of 'other' cannot be compared here"):
         service.not_me(OPERATOR, "red", track_id="lobby:1:1")
-    assert service.desk.store.negatives() == []
+    assert service.desk.store.negatives() == set()

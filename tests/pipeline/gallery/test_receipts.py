@@ -40,11 +40,19 @@ def test_a_receipt_is_the_same_after_a_journey_as_json() -> None:
     assert verified(back, KEYS.public_key) == given.receipt == receipt(id=given.receipt.id)
 
 
+def test_a_receipt_of_an_omote_that_did_not_count_what_it_could_not_compare_holds() -> None:
+    given = signed(receipt(), KEYS)
+    before = given.model_dump(mode="json")
+    assert before["receipt"].pop("not_compared") == 0
+    assert verified(SignedReceipt.model_validate(before), KEYS.public_key) == given.receipt
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {"removed": Removed(vectors=3, photos=1, index_entries=5)},
         {"removed": Removed(vectors=3, photos=1, index_entries=6, crops=1)},
+        {"not_compared": 1},
         {"matchers": ()},
         {"matchers": tuple(MatcherWord(name=f"embed-{n}", confirmed=True, gallery_version=8) for n in (0, 1))},
         {"topics": {}},

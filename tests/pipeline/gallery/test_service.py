@@ -238,7 +238,7 @@ def test_both_nets_answer_while_the_gallery_changes_over(
     with pytest.raises(RefusedError, match="1 anchors"):
         other.drop_model(ADMIN, "mobilefacenet")
     (anchor,) = service.desk.store.negatives()
-    service.remove_template(OPERATOR, anchor.id)
+    service.remove_template(OPERATOR, anchor)
     with pytest.raises(RefusedError, match="1 subjects have templates of no other net"):
         other.drop_model(ADMIN, "mobilefacenet")
     assert service.desk.store.count() == (2, 3)
