@@ -144,6 +144,6 @@ def _properties(data: Path) -> dict[str, str]:
         "message.max.bytes": "10485760",
         # A broker that was killed is let in again after this time, 9 s with the default. One that is busy, or its
         # machine, is shut out after this time: its partitions have no leader until its next heartbeat.
-        "broker.session.timeout.ms": "4000",
-        "broker.heartbeat.interval.ms": "400",
+        "broker.session.timeout.ms": "2500",
+        "broker.heartbeat.interval.ms": "300",
     }

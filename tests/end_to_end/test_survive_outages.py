@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -48,6 +49,9 @@ class Crew:
         self._thread = threading.Thread(target=self._run)
 
     def __str__(self) -> str:
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGUSR1)  # its threads tell where they are, on the standard error
+            time.sleep(0.5)
         said = [f"after {at - self._began_s:.1f} s: {word}" for at, word in zip(self._heard_s, self.said, strict=True)]
         return "\n".join([*said, f"now, after {time.monotonic() - self._began_s:.1f} s: {self.deaths} deaths"])
 
@@ -55,10 +59,10 @@ class Crew:
         """SIGKILL."""
         self._process.kill()
 
-    def attempts(self) -> int:
-        """How often it began to read."""
+    def failures(self) -> int:
+        """How often it had to wait."""
         states = [state for state, _ in self.said]
-        return sum(now == "running" != before for before, now in itertools.pairwise(["", *states]))
+        return sum(now == "waiting" != before for before, now in itertools.pairwise(["", *states]))
 
     def reasons(self) -> str:
         return "\n".join(reason for _, reason in self.said)
@@ -123,7 +127,7 @@ def test_a_stage_that_cannot_be_called_makes_no_dead_letters(
     publish(settings, zipped(*films), 0)
     with Crew(settings, graph_file(tmp_path, "Unreachable", f"{{down: {down}, since: 16}}")).at_work() as crew:
         until(settings, STREAMS, (16, 16), who=crew)
-        eventually(lambda: crew.attempts() >= 4, f"it does not begin again: {crew.said}")
+        eventually(lambda: crew.failures() >= 4, crew, 120)
         assert [len(of) for of in records(settings, STREAMS).values()] == [16, 16]
         down.unlink()
         until(settings, STREAMS, (FRAMES, FRAMES), who=crew)
@@ -145,13 +149,13 @@ def test_while_the_dead_letters_cannot_be_written_nothing_is_passed_over(
     publish(settings, [*whole[:4], bad, *whole[4:]], 0)
     with Crew(settings, file).at_work() as crew:
         until(settings, STREAMS, (16, 16), who=crew)
-        eventually(lambda: reason in crew.reasons(), f"nobody says why: {crew.said}")
+        eventually(lambda: reason in crew.reasons(), crew)
         time.sleep(3)
         assert [len(of) for of in records(settings, STREAMS).values()] == [16, 16], "it went on without the bad message"
         assert crew.deaths == 0, "it need not end for that"
         reopen(settings, trouble)
         found = until(settings, STREAMS, (FRAMES, FRAMES), 1, crew)
-        eventually(lambda: crew.said[-1] == ("running", ""), f"it still complains: {crew.said}")
+        eventually(lambda: crew.said[-1] == ("running", ""), crew)
     assert (found, outcome(settings, STREAMS)[1]) == calm(new_topics, kafka, file, films)
     assert [letter.value for letter in letters(settings)] == [b"no video"]
 

@@ -1,11 +1,13 @@
 """A worker as its actor is, but in a process of its own: ``python lone_worker.py SERVERS PREFIX GRAPH``.
 
-It writes how it does to the standard output, one line of JSON for each change.
+It writes how it does to the standard output, one line of JSON for each change; at SIGUSR1, where its threads are.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import json
+import signal
 import sys
 import time
 from types import SimpleNamespace
@@ -23,6 +25,7 @@ LOOK_S = 0.05
 
 
 def main() -> None:
+    faulthandler.register(signal.SIGUSR1)
     servers, prefix, file = sys.argv[1:]
     here: Any = SimpleNamespace(get_runtime_context=lambda: SimpleNamespace(get_node_id=lambda: "here"))
     stream_worker.ray = here  # there is no cluster, and no stage is called elsewhere

@@ -223,8 +223,8 @@ def process_of(name: str, system: System) -> int:
     return eventually(found, f"worker {name} does not run")
 
 
-def eventually(ask: Callable[[], Any], otherwise: str, limit_s: float = 60) -> Any:
-    """The first answer that holds anything."""
+def eventually(ask: Callable[[], Any], otherwise: object, limit_s: float = 60) -> Any:
+    """The first answer that holds anything; what ``otherwise`` has to say once it is too late."""
     until = time.monotonic() + limit_s
     while time.monotonic() < until:
         if found := ask():
