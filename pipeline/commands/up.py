@@ -58,21 +58,41 @@ def up(
         message = f"there is no graph {graph}; name one with --graph"
         raise GraphError(message)
     console = Console(stderr=True, highlight=False)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C
+    interruption = Interruption()
+    before = [(each, signal.signal(each, interruption)) for each in (signal.SIGINT, signal.SIGTERM)]
     try:
         with ExitStack() as parts:
             parts.callback(console.print, "everything that was started here has ended")
             parts.enter_context(hushed())
             # Ray writes to the standard output whenever a process ends.
             parts.enter_context(redirect_stdout(parts.enter_context(Path(os.devnull).open("w"))))
-            laptop = Laptop(console, parts, clip or _clip(), data)
+            laptop = Laptop(console, parts, clip or _clip(), data, interruption)
             system = laptop.bring_up(loaded(graph, _with_gallery(graph, variables), device, engine), _scale(scale))
+            interruption.check()
             parts.callback(console.print, "ending")
             watch(console, system)
     except KeyboardInterrupt:
         pass
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before:
+            signal.signal(each, handler)
+
+
+class Interruption:
+    """Ctrl-C and SIGTERM: raises, and remembers it, for Python drops what is raised while an object is finalized."""
+
+    asked = False
+
+    def __call__(self, number: int, frame: object) -> None:
+        """Raise `KeyboardInterrupt`."""
+        del number, frame
+        self.asked = True
+        raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Raise it again, if anybody asked."""
+        if self.asked:
+            raise KeyboardInterrupt
 
 
 @dataclass(frozen=True)
@@ -101,7 +121,9 @@ class Publication(LocalProcess):
 class Laptop:
     """The parts on this machine, each begun before those that need it, and ended after them."""
 
-    def __init__(self, console: Console, parts: ExitStack, clip: Path, data: Path | None) -> None:
+    def __init__(
+        self, console: Console, parts: ExitStack, clip: Path, data: Path | None, interruption: Interruption
+    ) -> None:
         """Nothing is started yet.
 
         Args:
@@ -109,6 +131,7 @@ class Laptop:
             parts: Ends them.
             clip: What to show.
             data: Where servers keep their data; a folder that goes with them if None.
+            interruption: Whether to go on is asked after each part.
 
         Raises:
             SourceError: There is no video in the clip.
@@ -121,6 +144,7 @@ class Laptop:
         self._folder = Path(parts.enter_context(temporary)) if data is None else data.absolute()
         self._kept = bool(data or os.environ.get("REDIS_URL"))  # the list of cameras outlives this
         self._told: list[Part] = []
+        self._interruption = interruption
 
     def bring_up(self, graph: Graph, scale: Scale) -> System:
         """Begin with everything, and print what runs.
@@ -216,7 +240,7 @@ class Laptop:
         create_topics(kafka, 1)
         with self._console.status("starting Ray"):
             self._parts.enter_context(cluster())
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own handler would end Ray first
+        signal.signal(signal.SIGTERM, self._interruption)  # Ray's own handler would end Ray first
         self._tell("Ray", "this machine", STARTED)
         with self._console.status("starting the graph"):
             system = self._parts.enter_context(running(plan, scale, _api(), partitions=1))
@@ -244,6 +268,7 @@ class Laptop:
         return part
 
     def _tell(self, name: str, where: str, note: str) -> None:
+        self._interruption.check()
         self._told.append(Part(name, where, note))
         self._console.print(f"{name}: {where} ({note})", markup=False, soft_wrap=True)
 

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import gettempdir
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
+from pipeline.commands.up import Interruption
 from pipeline.edges.kafka_settings import KafkaSettings
 from pipeline.edges.kafka_topics import read_to_end
 from pipeline.servers.process import free_ports, listens
@@ -124,6 +126,15 @@ def test_a_signal_in_the_middle_of_starting_ends_what_there_is(
     time.sleep(1)
     assert started.end(number) == []
     assert list((tmp_path / "tmp").glob("omote-*")) == []
+
+
+def test_an_interruption_that_python_dropped_is_raised_again() -> None:
+    interruption = Interruption()
+    interruption.check()
+    with suppress(KeyboardInterrupt):  # as Python does it where an object is finalized
+        interruption(signal.SIGINT, None)
+    with pytest.raises(KeyboardInterrupt):
+        interruption.check()
 
 
 def test_a_part_that_cannot_start_takes_down_those_before_it(up: Callable[..., Up], tmp_path: Path) -> None:
