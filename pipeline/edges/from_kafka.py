@@ -160,6 +160,9 @@ class KafkaSource(Source):
             for tp in assigned:
                 default = firsts[tp] if start == "earliest" else ends[tp]
                 given = offsets.get(tp.partition, self._committed(tp))
+                if given is not None and given < firsts[tp]:
+                    gone = firsts[tp] - given
+                    log.warning("%d messages of %s were deleted before anybody had read them", gone, self._topic)
                 self._consumer.seek(tp, default if given is None else min(max(given, firsts[tp]), ends[tp]))
         return ends
 

@@ -44,6 +44,9 @@ def own_kafka(kafka_home: Path, guarded_port: int, tmp_path_factory: pytest.Temp
         "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT",
         "sasl.enabled.mechanisms": "PLAIN",
         "listener.name.sasl_plaintext.plain.sasl.jaas.config": f'{login} user_camera="{PASSWORD}";',
+        # Tests send pictures of years ago. Every five minutes Kafka would delete what is older than the topic keeps,
+        # read or not, and whichever test ran then would wait for it in vain.
+        "log.retention.check.interval.ms": "86400000",
     }
     with KafkaServer(kafka_home, tmp_path_factory.mktemp("kafka"), guarded) as server:
         yield server

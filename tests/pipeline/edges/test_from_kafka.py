@@ -6,9 +6,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from kafka import TopicPartition
 from kafka.errors import KafkaTimeoutError
 
 from pipeline.edges import from_kafka
@@ -121,6 +123,20 @@ def test_positions_of_a_topic_that_was_made_anew_cost_no_message(
     publish(video_topic(settings), *(jpeg(n, eos=n == 9) for n in range(10)))
     assert numbers(upto(read(settings, positions={"cam": 5_000}), over())) == list(range(10))
     assert "was made anew or has lost its end: 1 streams begin again" in caplog.text
+
+
+def test_what_was_deleted_before_it_was_read_is_told(
+    settings: KafkaSettings, video_topic: Opener, jpeg: Jpeg, read: Read, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(video_topic(settings), *(jpeg(n, eos=n == 9) for n in range(10)))
+    (first, *_) = upto(read(settings), over())
+    partition = first.messages[0].partition
+    with closing(settings.admin()) as admin:
+        admin.delete_records({TopicPartition(settings.topic("video"), partition): 6})
+    rest = upto(read(settings, partitions=[partition], offsets={partition: 2}), over())
+    assert numbers(rest) == [6, 7, 8, 9]
+    assert "4 messages of" in caplog.text
+    assert "were deleted before anybody had read them" in caplog.text
 
 
 def test_a_consumer_group_remembers_what_was_committed(
