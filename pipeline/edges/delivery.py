@@ -246,7 +246,7 @@ class Delivery(ABC):
     ) -> None:
         name = self._settings.topic(topic)
         given = key.encode() if isinstance(key, str) else key
-        # The client itself waits for 4 s at most, and was seen to wait for ever.
+        # The client itself waits for 4 s at most; one that takes longer is not waited for, as in every other call.
         with limited(f"to write to {name}", self._deadline_s + 2, self._on_stuck), self._errors(f"write to {name}"):
             future = self._producer.send(name, value, given, list(headers), partition, time_ms or None)
         self._sent.append(future)

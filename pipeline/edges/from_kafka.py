@@ -192,7 +192,7 @@ class KafkaSource(Source):
                 return
 
     def _look(self, *, came: bool) -> None:
-        """Kafka's client was seen to fetch no more after it took over, for ever, and to say nothing of it.
+        """A client that fetches no more though messages wait would go unseen, for its polls return.
 
         Raises:
             SourceError: What was there at one look had not come by the next; or Kafka answers others, and not us.
