@@ -12,6 +12,7 @@ import pytest
 from pipeline.edges.kafka_settings import KafkaSettings
 from pipeline.edges.kafka_topics import create_topics
 from pipeline.errors import PipelineError
+from pipeline.retention import RETENTION_MS
 from pipeline.servers.kafka_server import KafkaServer
 from pipeline.servers.process import free_ports
 from pipeline.servers.redis_server import RedisServer
@@ -44,9 +45,6 @@ def own_kafka(kafka_home: Path, guarded_port: int, tmp_path_factory: pytest.Temp
         "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT",
         "sasl.enabled.mechanisms": "PLAIN",
         "listener.name.sasl_plaintext.plain.sasl.jaas.config": f'{login} user_camera="{PASSWORD}";',
-        # Tests send pictures of years ago. Every five minutes Kafka would delete what is older than the topic keeps,
-        # read or not, and whichever test ran then would wait for it in vain.
-        "log.retention.check.interval.ms": "86400000",
     }
     with KafkaServer(kafka_home, tmp_path_factory.mktemp("kafka"), guarded) as server:
         yield server
@@ -69,11 +67,18 @@ def kafka(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def new_topics() -> Callable[..., KafkaSettings]:
-    """``new_topics(servers)`` makes topics that nobody else has, of two partitions each."""
+    """``new_topics(servers)`` makes topics that nobody else has, of two partitions each; they keep everything.
+
+    Tests send pictures of years ago. Half a minute after each start and every five minutes from then on Kafka deletes
+    what is older than its topic keeps, read or not, and whichever test ran then would wait for it in vain.
+    """
 
     def make(servers: str, partitions: int = 2) -> KafkaSettings:
         settings = KafkaSettings(servers=servers, prefix=f"t{uuid4().hex[:8]}.")
-        create_topics(settings, partitions)
+        with pytest.MonkeyPatch.context() as patch:
+            for name in RETENTION_MS:
+                patch.setitem(RETENTION_MS, name, -1)
+            create_topics(settings, partitions)
         return settings
 
     return make

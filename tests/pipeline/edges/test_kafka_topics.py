@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from contextlib import closing
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from pipeline.edges.kafka_settings import KafkaSettings
+from pipeline.edges.kafka_topics import create_topics
 from pipeline.retention import naming_subjects
 
 pytestmark = pytest.mark.broker
 
 
-def test_whatever_names_a_subject_is_deleted_within_the_time_that_receipts_tell(settings: KafkaSettings) -> None:
+def test_whatever_names_a_subject_is_deleted_within_the_time_that_receipts_tell(kafka: str) -> None:
+    settings = KafkaSettings(servers=kafka, prefix=f"t{uuid4().hex[:8]}.")
+    create_topics(settings, 1)
     promised = naming_subjects(settings.prefix)
     assert {settings.topic(name) for name in ("annotations", "tracks", "matches", "explanations", "state")} <= set(
         promised
