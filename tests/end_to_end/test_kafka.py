@@ -16,10 +16,11 @@ import pytest
 
 from pipeline.edges.files import VideoFile
 from pipeline.edges.kafka_settings import KafkaSettings
-from pipeline.edges.kafka_topics import create_topics, read_to_end
+from pipeline.edges.kafka_topics import read_to_end
 from pipeline.edges.video_cutting import recut
 from pipeline.edges.video_messages import VideoMessage
 from pipeline.servers.kafka_server import KafkaServer
+from tests.support.brokers import lasting_topics
 
 pytestmark = pytest.mark.broker
 ROOT = Path(__file__).parents[2]
@@ -44,7 +45,7 @@ def messages(weights_ready: None, clip: Callable[[str], Path]) -> list[VideoMess
 
 
 def publish(settings: KafkaSettings, messages: Sequence[VideoMessage]) -> None:
-    create_topics(settings, 1)
+    lasting_topics(settings, 1)
     producer = settings.producer()
     for m in messages:
         taken_ms = FIRST_MS + m.pts_ns // 1_000_000  # the same clock in every run

@@ -20,9 +20,9 @@ from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from pipeline.edges.dead_letters import letters
 from pipeline.edges.kafka_settings import KafkaSettings
-from pipeline.edges.kafka_topics import create_topics
 from pipeline.edges.video_messages import ACCESS_UNIT, VideoMessage
 from pipeline.servers.kafka_server import KafkaServer
+from tests.support.brokers import lasting_topics
 from tests.support.requirements import missing
 from tests.support.serving import ROOT, Records, States, eventually, publish, records
 from tests.support.solo import alone, at_work, graph_file, outcome, plan_of, shots, until, zipped
@@ -175,7 +175,7 @@ def reopen(settings: KafkaSettings, trouble: str) -> None:
         assert letters(settings) == []
         configure(settings, "1000000")
     else:
-        create_topics(settings, 1)
+        lasting_topics(settings, 1)
 
 
 def there(settings: KafkaSettings) -> bool:

@@ -21,6 +21,18 @@ from tests.support.requirements import missing
 PASSWORD = "hunter2-hunter2"
 
 
+def lasting_topics(settings: KafkaSettings, partitions: int) -> None:
+    """omote's topics, but they keep everything.
+
+    Tests send pictures of years ago. Half a minute after each start and every five minutes from then on Kafka deletes
+    what is older than its topic keeps, read or not, and whichever test ran then would wait for it in vain.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in RETENTION_MS:
+            patch.setitem(RETENTION_MS, name, -1)
+        create_topics(settings, partitions)
+
+
 @pytest.fixture(scope="session")
 def kafka_home() -> Path:
     """Where Kafka's jars are."""
@@ -67,18 +79,11 @@ def kafka(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def new_topics() -> Callable[..., KafkaSettings]:
-    """``new_topics(servers)`` makes topics that nobody else has, of two partitions each; they keep everything.
-
-    Tests send pictures of years ago. Half a minute after each start and every five minutes from then on Kafka deletes
-    what is older than its topic keeps, read or not, and whichever test ran then would wait for it in vain.
-    """
+    """``new_topics(servers)`` makes topics that nobody else has, of two partitions each."""
 
     def make(servers: str, partitions: int = 2) -> KafkaSettings:
         settings = KafkaSettings(servers=servers, prefix=f"t{uuid4().hex[:8]}.")
-        with pytest.MonkeyPatch.context() as patch:
-            for name in RETENTION_MS:
-                patch.setitem(RETENTION_MS, name, -1)
-            create_topics(settings, partitions)
+        lasting_topics(settings, partitions)
         return settings
 
     return make

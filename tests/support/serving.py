@@ -21,13 +21,14 @@ from kafka import TopicPartition
 from pydantic import SecretStr
 
 from pipeline.edges.kafka_settings import KafkaSettings
-from pipeline.edges.kafka_topics import create_topics, read_to_end
+from pipeline.edges.kafka_topics import read_to_end
 from pipeline.edges.video_messages import VideoMessage
 from pipeline.graph import load
 from pipeline.scale import load_scale
 from pipeline.servers.process import free_ports
 from pipeline.serving.api_settings import ApiSettings
 from pipeline.serving.work import PartitionWork, Plan
+from tests.support.brokers import lasting_topics
 
 if TYPE_CHECKING:
     from pipeline.serving.application import System
@@ -199,7 +200,7 @@ def api(system: System) -> Iterator[httpx.Client]:
 def undisturbed(plan: Plan, messages: Sequence[VideoMessage]) -> tuple[Records, States]:
     """What one worker alone makes of the same messages, with nobody killed."""
     calm = replace(plan, kafka=plan.kafka.model_copy(update={"prefix": f"calm{time.monotonic_ns()}."}))
-    create_topics(calm.kafka, 1)
+    lasting_topics(calm.kafka, 1)
     publish(calm.kafka, messages)
     streams = sorted({m.stream for m in messages})
     work = PartitionWork(calm, 0)
