@@ -10,6 +10,7 @@ from contextlib import closing
 from pipeline.commands.doctor import Finding
 from pipeline.compute import Compute
 from pipeline.errors import PipelineError
+from pipeline.extras import remedy
 
 FOR_EVER_S = 10.0**9
 
@@ -22,7 +23,7 @@ def check(compute: Compute) -> Iterator[Finding]:
     try:
         yield from gallery_findings(os.environ.get("OMOTE_GALLERY", "main"))
     except ImportError as error:
-        yield Finding("gallery", "note", f"{error.name} is not installed here: install omote[gallery]")
+        yield Finding("gallery", "note", remedy(error))
     except PipelineError as error:
         yield Finding("gallery", "wrong", str(error))
 

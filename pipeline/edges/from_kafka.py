@@ -27,7 +27,6 @@ POLL_MS = 250
 LINGER_S = 0.6  # single pictures wait so long for companions
 CATCH_UP_S = 2.0
 LOOK_S = 5.0  # so long nothing came: look whether there is anything
-LOOKS = 3  # so often Kafka may fail to say so
 STUCK_S = 30.0  # a poll answers within 4 s, also while there is no broker
 
 log = logging.getLogger(__name__)
@@ -82,7 +81,7 @@ class KafkaSource(Source):
         self._stopped = Event()
         self._answered_s = time.monotonic()
         self._done: dict[TopicPartition, int] = {}
-        self._looked_s, self._overdue, self._unseen = self._answered_s, dict[TopicPartition, int](), 0
+        self._looked_s, self._overdue = self._answered_s, dict[TopicPartition, int]()
         self._consumer: KafkaConsumer = settings.consumer(group_id=group or None)
         try:
             assigned = self._assign(partitions)
@@ -195,10 +194,10 @@ class KafkaSource(Source):
         """A client that fetches no more though messages wait would go unseen, for its polls return.
 
         Raises:
-            SourceError: What was there at one look had not come by the next; or Kafka answers others, and not us.
+            SourceError: What was there at one look had not come by the next.
         """
         if came:
-            self._looked_s, self._overdue, self._unseen = self._answered_s, {}, 0
+            self._looked_s, self._overdue = self._answered_s, {}
         if self._answered_s - self._looked_s < LOOK_S:
             return
         self._looked_s = self._answered_s
@@ -207,23 +206,13 @@ class KafkaSource(Source):
                 assigned = list(self._consumer.assignment())
                 ends = self._consumer.end_offsets(assigned)
                 at = {tp: self._consumer.position(tp, 1_000) or 0 for tp in assigned}
-        except KafkaError as error:  # there is no broker now, or the client cannot reach it any more
-            self._overdue, self._unseen = {}, self._unseen + 1
-            if self._unseen >= LOOKS and self._others_are_answered():
-                raise self._settings.translated(error, SourceError, f"look at {self._topic}") from error
+        except KafkaError:  # there is no broker now; once there is one the client goes on
+            self._overdue = {}
             return
-        self._unseen = 0
         if stuck := [tp for tp, end in self._overdue.items() if at.get(tp, end) < end]:
             message = f"messages wait in {self._topic} at {at[stuck[0]]}, and Kafka's client does not give them"
             raise SourceError(message)
         self._overdue = {tp: end for tp, end in ends.items() if at[tp] < end}
-
-    def _others_are_answered(self) -> bool:
-        try:
-            self._settings.consumer().close(autocommit=False, timeout_ms=POLL_MS)
-        except SourceError:
-            return False  # once there is a broker the client goes on
-        return True
 
     def _behind(self) -> bool:
         assigned = self._consumer.assignment()

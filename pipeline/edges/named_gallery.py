@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.errors import GraphError
+from pipeline.extras import remedy
 from pipeline.gallery import Candidates, Gallery, MemoryGallery
 from pipeline.gallery.protocol import MODEL
 from pipeline.packets import Floats, Pixels
@@ -70,6 +71,6 @@ def _opened(at: str, top: int, model: str, purpose: str | None) -> Gallery:
     try:
         from pipeline.edges.redis_gallery import RedisGallery  # noqa: PLC0415  (an extra)
     except ImportError as error:
-        message = f"a gallery in Redis needs {error.name}, which is not installed here: install omote[gallery]"
+        message = f"no gallery in Redis can be read: {remedy(error)}"
         raise GraphError(message) from error
     return RedisGallery(namespace, model, top, purpose)

@@ -30,6 +30,7 @@ MOST = 1000  # a script cannot hand on many thousands of arguments
 PAGE = 1000
 REMEMBERED = 10_000  # events that may have been written though their caller was told that nothing is known
 DAMAGE = ("DAMAGED", "WRONGTYPE")  # what Redis says where entries lie beyond the head, or where there is no hash
+NO_HEAD = "has no head that can be read"
 
 # One step: the entries and the new head, if the head is still the one that they follow. It has a single effect, one
 # HSET, and for a reason. Redis keeps several effects of a script between MULTI and EXEC in its append-only file; where
@@ -204,8 +205,8 @@ class AuditLog:
             text, size = both.execute()
         try:
             head, faults = self._parsed(text).head, []
-        except RefusedError as error:
-            head, faults = Head(namespace=self.namespace), [Fault(0, str(error).partition(";")[0])]
+        except RefusedError:
+            head, faults = Head(namespace=self.namespace), [Fault(0, f"the audit log of {self.namespace!r} {NO_HEAD}")]
         key = public_key or self._keys.public_key
         present = count()
         lines = self.lines(last=head.seq if head.seq and head.signed_by(key) else size)
@@ -370,7 +371,7 @@ class AuditLog:
         except ValidationError:
             head = None
         if head is None or head.namespace != self.namespace:
-            message = self._damaged("has no head that can be read")
+            message = self._damaged(NO_HEAD)
             raise RefusedError(message)
         return _Known(text.decode(), head)
 

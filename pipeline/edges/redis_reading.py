@@ -75,6 +75,10 @@ class StoreReading:
 
     # What is there
 
+    def pseudonym(self, subject_id: str) -> str:
+        """Whom the log, receipts and lists name by it; empty for nobody."""
+        return self.keys.pseudonym(self.namespace, subject_id) if subject_id else ""
+
     def version(self) -> int:
         """How many changes there were."""
         with self.link.errors():

@@ -182,7 +182,7 @@ class GalleryStore(StoreReading):
             self._drop_subject(step, subject_id)
             noted = {**note(gone), **counts, "subject": subject_id} if note else {}
             if noted:
-                pseudonym = self._pseudonym(subject_id)
+                pseudonym = self.pseudonym(subject_id)
                 data = json.dumps(noted).encode()
                 sealed = layout.sealed("erasure", data, pseudonym, self.keys, self.namespace)
                 step.write("HSET", self.key.erasures, pseudonym, sealed)
@@ -215,7 +215,7 @@ class GalleryStore(StoreReading):
         """
         step = self.step().only_if(0, "EXISTS", self.key("receipt", receipt))
         step.write("SET", self.key("receipt", receipt), text)
-        step.write("HDEL", self.key.erasures, self._pseudonym(subject_id)).done()
+        step.write("HDEL", self.key.erasures, self.pseudonym(subject_id)).done()
         return self.receipt(receipt) or text
 
     def renamed(self, subject_id: str = "") -> dict[str, str]:
@@ -269,12 +269,12 @@ class GalleryStore(StoreReading):
     def _only_if_free(self, step: Step, name: str) -> None:
         """Nobody is given the name of somebody, nor one under which something of somebody else is still kept."""
         step.only_if(0, "EXISTS", self.key("subject", name)).only_if(0, "HEXISTS", self.key.renamed, name)
-        step.only_if(0, "HEXISTS", self.key.erasures, self._pseudonym(name))
+        step.only_if(0, "HEXISTS", self.key.erasures, self.pseudonym(name))
 
     def _refuse_kept(self, name: str) -> None:
         with self.link.errors():
             pipe = self.link.client.pipeline(transaction=False).hexists(self.key.renamed, name)
-            renamed, erased = pipe.hexists(self.key.erasures, self._pseudonym(name)).execute()
+            renamed, erased = pipe.hexists(self.key.erasures, self.pseudonym(name)).execute()
         if renamed or erased:
             what = "erasure" if erased else "renaming"
             message = f"the {what} of who was {name!r} is not finished yet; ask for it again, or wait a minute"
@@ -287,9 +287,6 @@ class GalleryStore(StoreReading):
         """
         for name in (old, *self.renamed(old)):
             step.write("HSET", self.key.renamed, name, new)
-
-    def _pseudonym(self, subject_id: str) -> str:
-        return self.keys.pseudonym(self.namespace, subject_id)
 
     def _give(self, step: Step, owner: str, after: Subject) -> None:
         """All templates of ``owner`` are of ``after``, who may be the same."""

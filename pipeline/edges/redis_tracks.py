@@ -255,7 +255,7 @@ class TrackStore:
     def _noting(self, sighting: Sighting, ttl_s: float) -> Step:
         """The step that keeps a sighting; one too old for the lists goes itself, so that none is out of reach."""
         store, at, lists = self._store, sighting.at.timestamp(), self._lists(sighting)
-        name = f"{sighting.id}|{self._pseudonym(sighting.subject_id)}"
+        name = f"{sighting.id}|{self._store.pseudonym(sighting.subject_id)}"
         text = layout.sealed("sighting", sighting.model_dump_json().encode(), name, store.keys, store.namespace)
         with store.link.errors():
             old = store.link.client.zrangebyscore(lists[0], "-inf", at - ttl_s)
@@ -305,13 +305,10 @@ class TrackStore:
         return self._seen(sighting.subject_id), self._key("at", sighting.stream), self._key("sightings")
 
     def _seen(self, subject_id: str) -> str:
-        return self._key("seen", self._pseudonym(subject_id))
+        return self._key("seen", self._store.pseudonym(subject_id))
 
     def _explained(self, subject_id: str) -> str:
-        return self._key("explained", self._pseudonym(subject_id))
-
-    def _pseudonym(self, subject_id: str) -> str:
-        return self._store.keys.pseudonym(self._store.namespace, subject_id)
+        return self._key("explained", self._store.pseudonym(subject_id))
 
     def _unknown(self, name: str, row: Sequence[Any]) -> UnknownTrack:
         store, (stream, model, quality, masked, seen, ignored, vector) = self._store, row

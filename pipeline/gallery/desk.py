@@ -171,8 +171,8 @@ class Desk:
             "count": question.count,
             "details": question.details,
         }
-        first, *others = map(self._pseudonym, question.about or [""])
-        shown = tuple(sorted(map(self._pseudonym, question.shown)))
+        first, *others = map(self.store.pseudonym, question.about or [""])
+        shown = tuple(sorted(map(self.store.pseudonym, question.shown)))
         events = [Event(**said, subject=first, shown=shown), *(Event(**said, subject=each) for each in others)]
         self.log.append(events, owed=owed)
 
@@ -186,9 +186,6 @@ class Desk:
         """Whether it is asked for a purpose of the namespace, or needs none."""
         free = caller.internal or action in WITHOUT_PURPOSE or not policy.purposes
         return free or caller.purpose in policy.purposes
-
-    def _pseudonym(self, subject_id: str) -> str:
-        return self.store.keys.pseudonym(self.store.namespace, subject_id) if subject_id else ""
 
     def _version(self) -> int:
         """The version that answers are of; 0 where Redis does not tell."""

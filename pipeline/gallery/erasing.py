@@ -59,7 +59,7 @@ class Erasing(Naming):
             RefusedError: What shows them is being given to others at this moment; ask again.
         """
         with self.desk.asked(caller, "delete", subject_id) as question:
-            note = self.desk.store.unfinished(self._pseudonym(subject_id))
+            note = self.desk.store.unfinished(self.desk.store.pseudonym(subject_id))
             note = note or self._begin(caller, subject_id, question)
             return self._finish(note, question)
 
@@ -76,7 +76,7 @@ class Erasing(Naming):
         """What is to go beside these templates, counted before it goes: the receipt is the same whoever finishes it."""
         store, tracks = self.desk.store, self.desk.tracks
         names = (subject_id, *store.renamed(subject_id))
-        left = [tracks.left(self._pseudonym(name)) for name in names]
+        left = [tracks.left(self.desk.store.pseudonym(name)) for name in names]
         anchors = store.negatives()
         own, own_shut = store.opened(set(template_ids) - anchors)
         others, others_shut = store.opened(anchors - set(template_ids))
@@ -135,7 +135,7 @@ class Erasing(Naming):
         return Receipt(
             id=note["receipt"],
             namespace=store.namespace,
-            subject=self._pseudonym(note["subject"]),
+            subject=self.desk.store.pseudonym(note["subject"]),
             asked_by=note["asked_by"],
             removed=removed,
             not_compared=note.get("not_compared", 0),
@@ -238,11 +238,11 @@ class Erasing(Naming):
         """What is there of an erased subject."""
         store = self.desk.store
         for name in self._every_subject():
-            if self._pseudonym(name) == receipt.subject:
+            if self.desk.store.pseudonym(name) == receipt.subject:
                 created = store.subject(name).created
                 again = created > receipt.at
                 yield f"the subject was added again at {created:%Y-%m-%d %H:%M}" if again else "the subject is there"
-        if receipt.subject in map(self._pseudonym, set(store.owners(store.template_ids()).values())):
+        if receipt.subject in map(self.desk.store.pseudonym, set(store.owners(store.template_ids()).values())):
             yield "templates of the subject are there"
         if count := receipt.not_compared:
             yield f"{count} faces did not open with the keys and were not compared; what shows the subject may be there"

@@ -71,7 +71,7 @@ class Keeping(Searching):
             subject, said.version = self.desk.store.change(subject_id, partial(_changed, changes))
             self._follow_names(subject.id, said.policy)
             if subject.id != subject_id:
-                said.details["to"] = self._pseudonym(subject.id)
+                said.details["to"] = self.desk.store.pseudonym(subject.id)
         return subject
 
     def rename(self, caller: Caller, old: str, new: str) -> Subject:
@@ -92,7 +92,7 @@ class Keeping(Searching):
             if source == into:
                 message = f"{source!r} and {into!r} are one subject"
                 raise InvalidError(message)
-            said.details["into"] = self._pseudonym(into)
+            said.details["into"] = self.desk.store.pseudonym(into)
             said.count, said.version = self.desk.store.merge(source, into, joined)
             self._follow_names(into, said.policy)
             return said.count
@@ -297,9 +297,6 @@ class Keeping(Searching):
     def _follow_name(self, old: str, new: str, policy: NamespacePolicy) -> None:
         if self.desk.tracks.rename(old, new, policy.match_ttl_s):
             self.desk.store.settled(old, new)
-
-    def _pseudonym(self, subject_id: str) -> str:
-        return self.desk.store.keys.pseudonym(self.desk.store.namespace, subject_id)
 
 
 def _changed(changes: Mapping[str, Any], before: Subject) -> Subject:

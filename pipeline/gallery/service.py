@@ -188,7 +188,7 @@ class GalleryService(Erasing):
                 message = f"vectors of {gallery.model!r} cannot be taken in, this gallery's are of {net!r}; enrol anew"
                 raise InvalidError(message)
             erasing = set(self.desk.store.erasing())
-            if busy := next((name for name in gallery.subjects if self._pseudonym(name) in erasing), ""):
+            if busy := next((name for name in gallery.subjects if self.desk.store.pseudonym(name) in erasing), ""):
                 message = f"the erasure of who was {busy!r} is not finished yet; ask for it again, or wait a minute"
                 raise RefusedError(message)
             now, subjects = datetime.now(UTC), [self._subject(name, said.policy) for name in gallery.subjects]
@@ -221,7 +221,7 @@ class GalleryService(Erasing):
     ) -> list[Entry]:
         """Lines of the audit log, in order, from the one after number ``after``."""
         with self.desk.asked(caller, "audit", subject):
-            about = self._pseudonym(subject) if subject else ""
+            about = self.desk.store.pseudonym(subject) if subject else ""
             return self.desk.log.read(after, limit, action=action, actor=actor, subject=about)
 
     def verify_audit(self, caller: Caller, against: Iterable[Anchor] = ()) -> list[Fault]:

@@ -127,7 +127,7 @@ def test_a_stage_that_cannot_be_called_makes_no_dead_letters(
     publish(settings, zipped(*films), 0)
     with Crew(settings, graph_file(tmp_path, "Unreachable", f"{{down: {down}, since: 16}}")).at_work() as crew:
         until(settings, STREAMS, (16, 16), who=crew)
-        eventually(lambda: crew.failures() >= 4, crew, 120)
+        eventually(lambda: crew.failures() >= 4, crew)
         assert [len(of) for of in records(settings, STREAMS).values()] == [16, 16]
         down.unlink()
         until(settings, STREAMS, (FRAMES, FRAMES), who=crew)

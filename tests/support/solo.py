@@ -115,7 +115,7 @@ def until(
 
     Where that does not come, what ``who`` works on them has to say is told.
     """
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 60
     while True:
         found = records(settings, streams)
         counts, dead = [len(found[stream]) for stream in streams], len(letters(settings)) if deaths else 0

@@ -231,7 +231,7 @@ def test_workers_whose_broker_is_killed_under_load_lose_and_double_nothing(
         time.sleep(0.05)
     server.kill()
     server.start()
-    for _ in range(8):  # it ends itself where its client hangs; whoever started it starts it again
+    for _ in range(3):  # it ends itself where its client hangs; whoever started it starts it again
         if worker.wait(30) == 0:
             break
         worker = run_worker(settings, partition)

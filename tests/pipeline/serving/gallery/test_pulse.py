@@ -76,7 +76,7 @@ def test_nobody_waits_for_a_redis_that_takes_its_time(beating: Pulse, redis: Red
     redis.thawed.clear()
     began = time.perf_counter()
     assert all_of(beating, ANONYMOUS) == [False] * ANONYMOUS
-    assert time.perf_counter() - began < ANONYMOUS * pulse.PATIENCE_S / 10  # they do not wait one after another
+    assert time.perf_counter() - began < 2 * pulse.PATIENCE_S
     assert redis.asked == 1
     redis.thawed.set()
     assert all_of(beating, 1) == [True]
