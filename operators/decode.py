@@ -74,14 +74,19 @@ class Decode(KeyedOperator[Chunk, Frame, DecodeState]):
                 state = DecodeState(epoch=chunk.epoch)
                 self._decoders.pop(chunk.stream, None)
             if chunk.replayed:
-                with suppress(SourceError):  # the decoder needs it; what came of it was told before
-                    self._decode(state, chunk, [])
+                self._replay(chunk)
                 continue
             state = self._decode(replace(state, lost=state.lost + chunk.dropped), chunk, frames)
         return state, frames
 
     def close(self) -> None:
         self._decoders.clear()
+
+    def _replay(self, chunk: Chunk) -> None:
+        """Give the decoder what it must have seen; what comes of it was told before, and so was what fails in it."""
+        for unit in chunk.units:
+            with suppress(SourceError):
+                self._moving(chunk, unit)
 
     def _decode(self, state: DecodeState, chunk: Chunk, frames: list[Frame]) -> DecodeState:
         still = chunk.codec.name == "still"

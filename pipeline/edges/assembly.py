@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pipeline.edges.video_messages import (
@@ -35,6 +36,7 @@ class Progress:
         seen: Offset of the last message.
         epoch: Epoch of the last chunk.
         waiting: Single pictures that are not a chunk yet, oldest first.
+        since_s: When the oldest of them came, by the clock of the assembly.
         replay: Access units since the last key frame that were analysed before.
         key: Offset and time of the last key frame that later access units may refer to; None if none may.
         lost: Whether the next access unit cannot be decoded, for its key frame is not there.
@@ -45,6 +47,7 @@ class Progress:
     seen: int = 0
     epoch: int = 0
     waiting: list[tuple[VideoMessage, Message]] = field(default_factory=list)
+    since_s: float = 0.0
     replay: list[tuple[VideoMessage, Message]] = field(default_factory=list)
     key: tuple[int, int] | None = None
     lost: bool = True
@@ -67,7 +70,11 @@ class Assembly:
     """
 
     def __init__(
-        self, positions: Mapping[str, int] | None = None, units: int = 16, alone: Collection[int] = ()
+        self,
+        positions: Mapping[str, int] | None = None,
+        units: int = 16,
+        alone: Collection[int] = (),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin.
 
@@ -75,8 +82,9 @@ class Assembly:
             positions: Offset by stream before which everything was analysed already.
             units: Most encoded units in a chunk.
             alone: Offsets of single pictures that make a chunk each, for one of them did harm to its companions.
+            clock: Seconds, for how long a picture has waited.
         """
-        self._units, self._singles, self._alone = units, min(units, SINGLES), alone
+        self._units, self._singles, self._alone, self._clock = units, min(units, SINGLES), alone, clock
         self._streams = {stream: Progress(position, position) for stream, position in (positions or {}).items()}
         self._holding: dict[str, Progress] = {}  # streams that may hold up the watermark
         self._next = self._now_ms = self._swept = 0
@@ -84,7 +92,8 @@ class Assembly:
 
     def take(self, message: Message) -> Iterator[BrokerChunk]:
         """What ``message`` completes. A message that cannot be read is given as `Poison`."""
-        self._next, self._now_ms = message.offset + 1, max(self._now_ms, message.time_ms)
+        # What is given now may be older than the message: as long as that is not given, too, it must be read again.
+        self._next, self._now_ms = message.offset, max(self._now_ms, message.time_ms)
         progress = self._holding[message.stream] = self._of(message)
         try:
             video = read(message)
@@ -96,13 +105,15 @@ class Assembly:
             if message.offset >= progress.position:
                 yield from self._given(progress)
                 yield self._poison(message, progress.epoch, str(error))
+        self._next = message.offset + 1
         if not progress.holds:
             del self._holding[message.stream]
 
-    def settle(self) -> Iterator[BrokerChunk]:
-        """What waits for companions, without them."""
+    def settle(self, waited_s: float = 0.0) -> Iterator[BrokerChunk]:
+        """What has waited for companions for at least ``waited_s``, without them."""
         for progress in self._holding.values():
-            yield from self._given(progress)
+            if self._clock() - progress.since_s >= waited_s:
+                yield from self._given(progress)
         self._holding = {stream: progress for stream, progress in self._holding.items() if progress.holds}
 
     @property
@@ -144,6 +155,8 @@ class Assembly:
         progress.replay.clear()
         if moving:
             _hold(video, message, progress)
+        if not progress.waiting:
+            progress.since_s = self._clock()
         progress.waiting.append((video, message))
         full = alone or len(progress.waiting) >= self._singles or video.seq % self._singles == self._singles - 1
         if full or video.eos:
@@ -173,9 +186,11 @@ class Assembly:
 
     def _finished(self, chunk: BrokerChunk, progress: Progress) -> BrokerChunk:
         dropped, progress.dropped, progress.epoch = progress.dropped, 0, chunk.epoch
+        self._next = max(self._next, chunk.position)
         return replace(chunk, dropped=dropped, watermark=self._watermark())
 
     def _poison(self, message: Message, epoch: int, reason: str) -> Poison:
+        self._next = message.offset + 1
         return Poison(
             message.stream,
             epoch,

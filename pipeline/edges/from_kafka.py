@@ -10,7 +10,7 @@ from threading import Event
 from typing import Any, Literal
 
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, OffsetOutOfRangeError
 
 from pipeline.edges import Source
 from pipeline.edges.assembly import Assembly, newest
@@ -82,7 +82,7 @@ class KafkaSource(Source):
         self._answered_s = time.monotonic()
         self._done: dict[TopicPartition, int] = {}
         self._looked_s, self._overdue = self._answered_s, dict[TopicPartition, int]()
-        self._consumer: KafkaConsumer = settings.consumer(group_id=group or None)
+        self._consumer: KafkaConsumer = settings.consumer(group_id=group or None, auto_offset_reset="none")
         try:
             assigned = self._assign(partitions)
             ends = self._seek(assigned, "latest" if keep == "latest" else start, offsets or {})
@@ -96,18 +96,13 @@ class KafkaSource(Source):
         """Chunks until `stop`; a message that cannot be read comes as `Poison`.
 
         Raises:
-            SourceError: Kafka no longer lets us read.
+            SourceError: Kafka no longer lets us read, or no longer has what comes next.
         """
-        since = time.monotonic()
         while not self._stopped.is_set():
             for partition, messages in self._waiting():
-                for chunk in self._chunks(self._assemblies[partition], messages):
-                    yield chunk
-                    since = time.monotonic()
-            if time.monotonic() - since > LINGER_S:
-                for assembly in self._assemblies.values():
-                    yield from assembly.settle()
-                since = time.monotonic()
+                yield from self._chunks(self._assemblies[partition], messages)
+            for assembly in self._assemblies.values():
+                yield from assembly.settle(LINGER_S)
 
     @property
     def drops(self) -> dict[tuple[str, str], int]:
@@ -182,13 +177,23 @@ class KafkaSource(Source):
         while True:
             with limited("a poll of Kafka", STUCK_S, self._on_stuck), self._settings.errors(SourceError, "read"):
                 self._write_offsets()
-                for tp, records in self._consumer.poll(timeout_ms=0 if found else POLL_MS).items():
+                for tp, records in self._poll(0 if found else POLL_MS).items():
                     found.setdefault(tp.partition, []).extend(map(message, records))
             self._answered_s = time.monotonic()
             self._look(came=bool(found))
             if self._patience_ms == math.inf or time.monotonic() > patience or not self._behind():
                 yield from found.items()
                 return
+
+    def _poll(self, timeout_ms: int) -> dict[TopicPartition, list[Any]]:
+        try:
+            records: dict[TopicPartition, list[Any]] = self._consumer.poll(timeout_ms)
+        except OffsetOutOfRangeError as error:  # to go on elsewhere would pass over video without a word
+            text = (
+                f"{self._topic} no longer has what comes next: it was deleted before anybody had read it; begin again"
+            )
+            raise SourceError(text) from error
+        return records
 
     def _look(self, *, came: bool) -> None:
         """A client that fetches no more though messages wait would go unseen, for its polls return.

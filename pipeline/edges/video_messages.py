@@ -10,6 +10,7 @@ from typing import Literal
 
 import av
 import av.error
+import numpy as np
 
 from pipeline.edges.units import codec_of, unit_of
 from pipeline.errors import SourceError
@@ -177,10 +178,11 @@ def read(message: Message) -> VideoMessage:
 
 
 def _number(said: Mapping[str, str], name: str) -> int:
+    given = said.get(name, "0")
     try:
-        return int(said.get(name, "0"))
-    except ValueError as error:
-        message = f"header {name!r} must be a whole number, got {said[name]!r}"
+        return int(np.int64(given))
+    except (ValueError, OverflowError) as error:
+        message = f"header {name!r} must be a whole number of 64 bits, got {given[:40]!r}"
         raise SourceError(message) from error
 
 

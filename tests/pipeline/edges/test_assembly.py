@@ -60,6 +60,26 @@ def test_nothing_is_committed_that_still_waits() -> None:
     assert [(c.stream, c.position, c.watermark) for c in assembly.settle()] == [("c", 2, 17)]
 
 
+def test_what_a_message_sets_free_is_committed_without_the_message() -> None:
+    videos = [jpeg(0), jpeg(1), replace(jpeg(0), epoch=1), replace(jpeg(1), epoch=1, eos=True)]
+    (first, second) = sent(videos)
+    assert (first.position, first.watermark) == (2, 2)
+    successor = Assembly(positions={"cam": first.position})
+    assert sent(videos[first.watermark :], successor, first=first.watermark) == [second]
+
+
+def test_who_has_waited_for_companions_is_settled_whatever_other_streams_do() -> None:
+    now_s = 0.0
+    assembly = Assembly(clock=lambda: now_s)
+    assert sent([jpeg(0, "slow")], assembly) == []
+    now_s = 0.5
+    assert sent([jpeg(0, "fast")], assembly, first=1) == []
+    now_s = 0.7
+    assert [c.stream for c in assembly.settle(0.6)] == ["slow"]
+    now_s = 1.2
+    assert [(c.stream, c.watermark) for c in assembly.settle(0.6)] == [("fast", 2)]
+
+
 def test_the_watermark_stays_at_the_key_frame_that_later_units_need() -> None:
     videos = [unit(n, keyframe=n % 12 == 0, eos=n == 31) for n in range(32)]
     given = sent(videos)
@@ -118,7 +138,7 @@ def test_poison_is_met_once_also_by_a_successor() -> None:
     assert list(Assembly(positions={"": 3}).take(nobody)) == []
     assembly = Assembly()
     given = [*sent([jpeg(0), jpeg(1)], assembly), *assembly.take(bad)]
-    assert [(type(c).__name__, c.position, c.watermark) for c in given] == [("BrokerChunk", 2, 3), ("Poison", 3, 3)]
+    assert [(type(c).__name__, c.position, c.watermark) for c in given] == [("BrokerChunk", 2, 2), ("Poison", 3, 3)]
 
 
 # Staying near the present

@@ -138,6 +138,18 @@ def test_what_was_deleted_before_it_was_read_is_told(
     assert "were deleted before anybody had read them" in caplog.text
 
 
+def test_what_is_deleted_while_a_source_reads_is_not_passed_over_without_a_word(
+    settings: KafkaSettings, video_topic: Opener, jpeg: Jpeg, read: Read
+) -> None:
+    publish(video_topic(settings), *(jpeg(n) for n in range(8)))
+    (first,) = upto(read(settings), lambda chunks: len(chunks) == 1)
+    source = read(settings)  # it has found where to begin, and has not read yet
+    with closing(settings.admin()) as admin:
+        admin.delete_records({TopicPartition(settings.topic("video"), first.messages[0].partition): 8})
+    with pytest.raises(SourceError, match="was deleted before anybody had read it"):
+        upto(source, over())
+
+
 def test_a_consumer_group_remembers_what_was_committed(
     settings: KafkaSettings, video_topic: Opener, jpeg: Jpeg, read: Read
 ) -> None:

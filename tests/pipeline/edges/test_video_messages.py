@@ -222,7 +222,18 @@ def test_a_message_means_what_its_headers_say() -> None:
             Message("video", 0, 0, b"cam", b"x", (("ce_dataschema", b"omote.frame/1.0"),)),
             "'omote.frame/1.0' names nothing that can be read here; this omote understands omote.video/1",
         ),
-        (Message("video", 0, 0, b"cam", b"x", (("seq", b"7th"),)), "header 'seq' must be a whole number, got '7th'"),
+        (
+            Message("video", 0, 0, b"cam", b"x", (("seq", b"7th"),)),
+            "header 'seq' must be a whole number of 64 bits, got",
+        ),
+        (
+            Message("video", 0, 0, b"cam", b"x", (("pts-ns", b"1" * 30),)),
+            "header 'pts-ns' must be a whole number of 64",
+        ),
+        (
+            Message("video", 0, 0, b"cam", b"x", (("epoch", b"1" * 5000),)),
+            "header 'epoch' must be a whole number of 64",
+        ),
         (Message("video", 0, 0, b"cam", b"\xff\xfe"), "message 0 of stream 'cam' is no video/mp2t"),
     ],
 )
