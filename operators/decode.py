@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Any
 
 import av
@@ -14,11 +13,10 @@ import cv2
 import numpy as np
 from av.video.codeccontext import VideoCodecContext
 
+from pipeline.decoding import decoder_of, packet_of
 from pipeline.errors import SourceError
 from pipeline.operator import KeyedOperator
 from pipeline.packets import Chunk, Codec, Frame, Pixels, Unit
-
-NANOSECOND = Fraction(1, 1_000_000_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +135,7 @@ class Decode(KeyedOperator[Chunk, Frame, DecodeState]):
     def _moving(self, chunk: Chunk, unit: Unit) -> list[tuple[Pixels, int | None]] | None:
         if unit.damaged or not unit.data:
             return None
-        packet = av.Packet(unit.data)
-        packet.pts, packet.dts, packet.time_base = unit.pts_ns, unit.dts_ns, NANOSECOND
-        packet.is_keyframe = unit.keyframe  # without it FFmpeg takes a PNG for a difference to the one before
-        return self._pictures(chunk, packet)
+        return self._pictures(chunk, packet_of(unit))
 
     def _rest(self, chunk: Chunk) -> list[tuple[Pixels, int | None]]:
         """What the decoder still holds; the next chunk meets a new decoder."""
@@ -174,25 +169,6 @@ class Decode(KeyedOperator[Chunk, Frame, DecodeState]):
     def _decoder(self, chunk: Chunk) -> VideoCodecContext:
         codec, decoder = self._decoders.get(chunk.stream, (None, None))
         if decoder is None or codec != chunk.codec:
-            decoder = _open(chunk.codec, self._threads)
+            decoder = decoder_of(chunk.codec, self._threads)
             self._decoders[chunk.stream] = (chunk.codec, decoder)
         return decoder
-
-
-def _open(codec: Codec, threads: int) -> VideoCodecContext:
-    try:
-        decoder = av.CodecContext.create(codec.name, "r")
-    except (ValueError, av.error.FFmpegError) as error:
-        message = f"this FFmpeg has no decoder for {codec.name!r}; re-encode the video, for instance to H.264"
-        raise SourceError(message) from error
-    if not isinstance(decoder, VideoCodecContext):
-        message = f"{codec.name!r} is no video codec"
-        raise SourceError(message)
-    if codec.extradata:
-        decoder.extradata = codec.extradata
-    if codec.width and codec.height:
-        decoder.width, decoder.height = codec.width, codec.height
-    if codec.pixel_format:
-        decoder.pix_fmt = codec.pixel_format
-    decoder.thread_count = threads
-    return decoder

@@ -25,13 +25,13 @@ SEEN_BY_OPERATORS = {
     f"pipeline.{module}"
     for module in (
         *("operator", "packets", "records", "errors", "policy", "compute", "gallery"),
-        *("identifiers", "palette", "pictures", "testing"),
+        *("decoding", "identifiers", "palette", "pictures", "testing"),
     )
 }
 BROKERS = {"kafka", "redis", "aiokafka", "confluent_kafka"}
 NETS = {"torch", "onnx", "onnxruntime", "openvino", "captum", "safetensors"}
 MAY_IMPORT_RAY = ("pipeline/runners/on_ray.py", "pipeline/serving/", "training/", "tests/", "benchmarks/")
-MAY_MEET_CONTAINERS = ("pipeline/edges/", "pipeline/servers/")
+MAY_MEET_CONTAINERS = ("pipeline/edges/", "pipeline/servers/", "pipeline/decoding.py")
 # Where somebody else's code is called, where a program or a thread begins, and what kills its child before it raises.
 MAY_CATCH_ALL = {
     *("pipeline/runners/worker.py", "pipeline/__main__.py", "pipeline/servers/process.py"),

@@ -16,12 +16,12 @@ import numpy as np
 from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import ColorRange, Colorspace
 
+from pipeline.decoding import decoder_of, packet_of
 from pipeline.edges.annex_b import annex_b
 from pipeline.edges.video_messages import ACCESS_UNIT, CONTAINERS, JPEG, VideoMessage
 from pipeline.errors import SourceError
 from pipeline.packets import Chunk, Codec, Unit
 
-NANOSECOND = Fraction(1, 1_000_000_000)
 CLOCK = 90_000  # ticks a second, of MPEG-TS and of what we encode
 ENCODER = {"preset": "veryfast", "crf": "18", "bf": "0", "g": "1000000", "sc_threshold": "0", "threads": "1"}
 FRAGMENTS = {"movflags": "empty_moov+default_base_moof+frag_keyframe"}
@@ -192,7 +192,8 @@ def decoded(chunks: Iterable[Chunk]) -> Iterator[Picture]:
     pts_ns = -STEP_NS
     for chunk in chunks:
         if of != (chunk.epoch, chunk.codec):
-            decoder, of = _decoder(chunk.codec), (chunk.epoch, chunk.codec)
+            decoder = None if chunk.codec.name == "still" else decoder_of(chunk.codec)
+            of = (chunk.epoch, chunk.codec)
         units = chain(chunk.units, (None,) if chunk.closed or chunk.last else ())
         for frame in chain.from_iterable(_frames(unit, chunk.codec, decoder) for unit in units):
             pts_ns = pts_ns + STEP_NS if frame.pts is None else frame.pts
@@ -201,19 +202,6 @@ def decoded(chunks: Iterable[Chunk]) -> Iterator[Picture]:
                 yield Picture(_upright(frame, chunk.codec.rotation), chunk.epoch, pts_ns, capture_ns)
         if chunk.closed:
             of = None
-
-
-def _decoder(codec: Codec) -> VideoCodecContext | None:
-    if codec.name == "still":
-        return None
-    decoder: Any = av.CodecContext.create(codec.name, "r")
-    decoder.extradata = codec.extradata or None
-    if codec.width and codec.height:
-        decoder.width, decoder.height = codec.width, codec.height
-    if codec.pixel_format:
-        decoder.pix_fmt = codec.pixel_format
-    opened: VideoCodecContext = decoder
-    return opened
 
 
 def _frames(unit: Unit | None, codec: Codec, decoder: VideoCodecContext | None) -> list[av.VideoFrame]:
@@ -225,13 +213,8 @@ def _frames(unit: Unit | None, codec: Codec, decoder: VideoCodecContext | None) 
         frame = av.VideoFrame.from_ndarray(np.asarray(image, np.uint8), format="rgb24")
         frame.pts = unit.pts_ns
         return [frame]
-    packet = None
-    if unit is not None:
-        packet = av.Packet(unit.data)
-        packet.pts, packet.dts, packet.time_base = unit.pts_ns, unit.dts_ns, NANOSECOND
-        packet.is_keyframe = unit.keyframe
     try:
-        return decoder.decode(packet)
+        return decoder.decode(packet_of(unit) if unit else None)
     except av.error.FFmpegError:
         return []
 
