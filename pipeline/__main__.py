@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import typer
 
@@ -53,6 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         return _failed(remedy(error), error, 1, debug=debug)
     except Exception as error:
+        if isinstance(error, OSError) and isinstance(error.filename, str | Path):  # a place that the user has named
+            return _failed(f"cannot open {error.filename}: {error.strerror}", error, 1, debug=debug)
         return _failed(f"unexpected {type(error).__name__}: {error} (--debug shows where)", error, 70, debug=debug)
     return 0
 

@@ -247,6 +247,12 @@ def test_an_error_that_nobody_foresaw_is_one_sentence_too(
     assert sentence(capsys) == "omote: unexpected RuntimeError: the moon is full (--debug shows where)"
 
 
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["schema", "--write", str(tmp_path / "file" / "x")]) == 1
+    assert sentence(capsys) == f"omote: cannot open {tmp_path / 'file' / 'x'}: Not a directory"
+
+
 def test_from_the_shell_a_mistake_is_one_sentence_and_debug_shows_where(bad_graph: str) -> None:
     plain, debug = omote("check", bad_graph), omote("check", bad_graph, "--debug")
     assert (plain.returncode, plain.stdout) == (1, "")
