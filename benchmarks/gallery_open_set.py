@@ -3,8 +3,9 @@
 Half of the people of LFW, chosen by their names, are enrolled. A quarter of the others was seen before, and those of
 them whom the default limits take for nobody are unknown tracks. That is all that ``calibrate`` gets to see. Where it
 says that the gallery contradicts itself, its advice is followed and it is asked again. Then the rest of the strangers
-come, and photos of the enrolled that were kept back, each one alone, bare and behind a drawn mask, and ``Rules`` of
-``operators/identify.py`` decide with one vote.
+come, and photos of the enrolled that were kept back, bare and behind a drawn mask, and ``Rules`` of
+``operators/identify.py`` decide: with one vote on each photo alone, and as in a stream on ``tracks`` made of the photos
+of whoever has several. Who was named at any photo of a track counts as named.
 
 Of one person there are up to six photos: the last third (at least one, if there are two) is kept back. Of a fifth of
 the people the first photo is enrolled with a drawn mask on it, whether it is their only one or not: a promise holds for
@@ -21,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -35,10 +37,11 @@ from pipeline.gallery.held_out import best_match, enrolled
 from pipeline.gallery.protocol import MODEL, Template
 from pipeline.gallery.subjects import Limits, UnknownTrack
 from pipeline.gallery.tolerance import Sample, upper_limit
-from pipeline.packets import Candidate, Embedding
+from pipeline.packets import Candidate, Embedding, Identity
 
 PROMISES = (0.001, 0.01, 0.05)
 SPLITS = 16
+TOP = 5  # subjects of an answer, as in a stream
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DECISIONS = ("known", "mistaken", "ambiguous", "unknown")
 # People whom LFW has under two names, or whose photo shows the other; who is enrolled as one is no stranger as the
@@ -78,11 +81,16 @@ class Result:
     """What came of a promise: the rate of ``people`` strangers, and that of enrolled people who were not named."""
 
     kind: str
+    seen: str
     wanted: float
     far: float
     promised: float
     missed: float
     people: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}_{self.seen}_{self.wanted}"
 
     @property
     def ratio(self) -> float:
@@ -109,22 +117,25 @@ def main() -> None:
 def measure(*, quick: bool = False, picture: Path | None = None) -> dict[str, float]:
     """The figures; the table goes to the console.
 
-    ``far_measured_over_promised`` is the worst over bare and masked faces and the ``PROMISES`` that were asked for.
-    Over ``SPLITS`` other ways to split the people, ``far_over_promised_mean`` is its mean, and ``promises_broken`` the
-    share of promises that were broken by more than the chance of so many strangers explains (95 % confidence).
+    ``far_measured_over_promised`` is the worst over photos and tracks, bare and masked faces and the ``PROMISES`` that
+    were asked for. Over ``SPLITS`` other ways to split the people, ``far_over_promised_mean`` is its mean, and
+    ``promises_broken`` the share of promises that were broken by more than the chance of so many strangers explains
+    (95 % confidence).
     """
     faces = read_vectors(4 if quick else 1)
     found = split(faces)
-    rows = Table("wanted", "faces", "who", "seen", *DECISIONS, "FAR measured", "promised", "threshold", box=None)
+    rows = Table("wanted", "faces", "who", "seen", "", *DECISIONS, "FAR measured", "promised", "threshold", box=None)
     results = [result for wanted in PROMISES for result in judged(found, wanted, rows)]
     figures: dict[str, float] = {"open_set_pictures": len(faces.person), "open_set_templates": len(found.templates)}
-    figures |= {f"far_over_promised_{result.kind}_{result.wanted}": result.ratio for result in results}
-    figures |= {f"missed_{result.kind}_{result.wanted}": result.missed for result in results}
+    figures |= {f"far_over_promised_{result.name}": result.ratio for result in results}
+    figures |= {f"missed_{result.name}": result.missed for result in results}
     figures["far_measured_over_promised"] = max(result.ratio for result in results)
     if not quick:
         others = [r for n in range(SPLITS) for wanted in PROMISES for r in judged(split(faces, f"split {n}"), wanted)]
-        figures["far_over_promised_mean"] = sum(result.ratio for result in others) / len(others)
-        figures["promises_broken"] = sum(result.broken for result in others) / len(others)
+        for seen in ("photos", "tracks"):
+            own = [result for result in others if result.seen == seen]
+            figures[f"far_over_promised_mean_{seen}"] = sum(result.ratio for result in own) / len(own)
+            figures[f"promises_broken_{seen}"] = sum(result.broken for result in own) / len(own)
     figures = {name: round(value, 4) for name, value in figures.items()}
     Console(width=140).print(rows, figures)
     if picture:
@@ -173,44 +184,66 @@ def judged(found: Split, wanted: float, rows: Table | None = None) -> Iterator[R
     """What came of a wish, for each kind of face for which a threshold is suggested."""
     said, templates, merged = settled(found, wanted)
     limits = said.limits(Limits())
-    rules = Rules(limits.threshold, limits.masked_threshold, limits.margin, votes=1)
-    for kind, masked in ((said.bare, False), (said.masked, True)):
+    rules = Rules(limits.threshold, limits.masked_threshold, limits.margin)
+    kinds, ways = ((said.bare, False), (said.masked, True)), (("photos", replace(rules, votes=1)), ("tracks", rules))
+    for (kind, masked), (seen, rules) in product(kinds, ways):
         told, shares = [], []
         for who, people in (("enrolled", found.genuine), ("strangers", found.strangers)):
             probes = people.where(people.masked == masked)
-            names = np.array([merged.get(person, person) for person in probes.person.tolist()])
-            reached, decisions = decided(rules, probes, names, templates)
+            person = np.array([merged.get(person, person) for person in probes.person.tolist()])
+            tracks = together(person) if seen == "tracks" else [[n] for n in range(len(person))]
+            names = person[[track[0] for track in tracks]]
+            reached, decisions = decided(rules, probes, tracks, names, templates)
             shares.append(share(reached if who == "strangers" else decisions != "known", names))
             cells = (f"{share(decisions == decision, names):.2%}" for decision in DECISIONS)
-            told.append([f"{wanted:.1%}", kind.kind, who, str(len(names)), *cells])
+            told.append([f"{wanted:.1%}", kind.kind, who, str(len(names)), seen, *cells])
         if kind.suggestion:
             far, promised = shares[1], kind.suggestion.promised_far
             told[1] += [f"{far:.3%}", f"{promised:.3%}", f"{kind.suggestion.threshold:.4f}"]
-            yield Result(kind.kind, wanted, far, promised, shares[0], len(np.unique(names)))
+            yield Result(kind.kind, seen, wanted, far, promised, shares[0], len(np.unique(names)))
         else:
             told[1] += ["refused", ", ".join(reason.code for reason in kind.refusals)]
         for cells in told if rows else []:
             rows.add_row(*cells)
 
 
+def together(person: NDArray[np.str_]) -> list[list[int]]:
+    """The photos of each person who has several."""
+    of: dict[str, list[int]] = {}
+    for n, name in enumerate(person.tolist()):
+        of.setdefault(name, []).append(n)
+    return [photos for photos in of.values() if len(photos) > 1]
+
+
 def decided(
-    rules: Rules, probes: FaceVectors, names: NDArray[np.str_], templates: list[Template]
+    rules: Rules, probes: FaceVectors, tracks: list[list[int]], names: NDArray[np.str_], templates: list[Template]
 ) -> tuple[Bools, NDArray[np.str_]]:
-    """Whether each face alone reaches the threshold, and what the rules say; ``mistaken`` if they name another."""
+    """Whether each track reaches the threshold, and what the rules say; ``mistaken`` if they name another."""
     gallery = enrolled(templates)
     first = np.flatnonzero(np.diff(gallery.subject, prepend=-1))
     scores = np.maximum.reduceat(probes.vectors @ gallery.vectors.T, first, axis=1)
     subjects = [gallery.name(row) for row in first.tolist()]
-    enrolled_names, said = set(subjects), []
-    for row, vector, masked, name in zip(scores, probes.vectors, probes.masked.tolist(), names.tolist(), strict=True):
-        best = np.argsort(-row)[:2].tolist()
-        shot = Embedding(vector, tuple(Candidate(subjects[n], float(row[n])) for n in best), "open set", 1)
-        evidence = Evidence().with_shot(shot, 1.0)
-        who = rules.decide(Person(masked=evidence) if masked else Person(bare=evidence))
+    enrolled_names, said, reached = set(subjects), [], []
+    for track, name in zip(tracks, names.tolist(), strict=True):
+        best = {n: np.argsort(-scores[n])[:TOP].tolist() for n in track}
+        found = {n: tuple(Candidate(subjects[k], float(scores[n, k])) for k in best[n]) for n in track}
+        shots = [(Embedding(probes.vectors[n], found[n], "open set", 1), float(probes.quality[n])) for n in track]
+        steps = list(followed(rules, shots, masked=bool(probes.masked[track[0]])))
+        who = next((step for step in steps if step.decision == "known"), steps[-1])
         wrong = who.decision == "known" and name in enrolled_names and who.subject_id != name
         said.append("mistaken" if wrong else who.decision)
-    threshold = np.where(probes.masked, rules.masked_threshold, rules.threshold)
-    return scores.max(1) >= threshold, np.array(said)
+        reached.append(any(step.score >= step.threshold for step in steps if step.decision != "not_evaluated"))
+    return np.array(reached), np.array(said)
+
+
+def followed(rules: Rules, shots: list[tuple[Embedding, float]], *, masked: bool) -> Iterator[Identity]:
+    """What is said of a track after each of its photos, given with their qualities."""
+    person, kind = Person(), "masked" if masked else "bare"
+    for shot, quality in shots:
+        evidence: Evidence = getattr(person, kind).with_shot(shot, quality)
+        identity = rules.decide(replace(person, **{kind: evidence}))
+        person = replace(person, identity=identity, **{kind: evidence})
+        yield identity
 
 
 def share(which: Bools, names: NDArray[np.str_]) -> float:

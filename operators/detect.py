@@ -111,4 +111,5 @@ def suppress(boxes: Floats, scores: Floats, overlap: float) -> list[int]:
 def _face(frame: Frame, box: Floats, score: float, landmarks: Floats) -> Face:
     points = np.asarray(landmarks, np.float32)
     crop = align(frame.image, points)
-    return Face(frame.stream, frame.epoch, frame.seq, frame.pts_ns, np.asarray(box, np.float32), score, points, crop)
+    at = (frame.stream, frame.epoch, frame.seq, frame.pts_ns)
+    return Face(*at, np.asarray(box, np.float32), score, points, crop, capture_ns=frame.capture_ns)

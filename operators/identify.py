@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from pipeline.gallery import Limits
 from pipeline.operator import KeyedOperator
-from pipeline.packets import EmbeddedFace, Embedding, Floats, IdentifiedFace, Identity, MaskLabel, MaskState, grow
+from pipeline.packets import EmbeddedFace, Embedding, IdentifiedFace, Identity, MaskLabel, MaskState, grow
 from pipeline.policy import Policy
 
 DOUBT_NS = 1_000_000_000  # so soon a good face of a track is embedded again: `Track`'s ``refresh_s``
@@ -17,61 +15,61 @@ DOUBT_NS = 1_000_000_000  # so soon a good face of a track is embedded again: `T
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """The quality-weighted template of a track, bare or masked.
+    """What the faces of a track say, bare or masked, each weighted by its quality.
 
     Attributes:
-        total: (512,) float32, weighted sum of the vectors.
+        weight: Sum of the weights.
         scores: Weighted sum of the cosines, by subject.
         votes: How often each subject was the best.
-        before: By subject that the gallery did not have when the track began, the sum of the vectors until it had.
+        before: By subject that the gallery did not have when the track began, the sum of the weights until it had.
         shots: How many faces went in.
         gallery: Gallery that answered last.
         version: Its version.
         stale_s: How long it had not heard from its truth then.
     """
 
-    total: Floats = field(default_factory=lambda: np.zeros(512, np.float32))
+    weight: float = 0.0
     scores: Mapping[str, float] = field(default_factory=dict)
     votes: Mapping[str, int] = field(default_factory=dict)
-    before: Mapping[str, Floats] = field(default_factory=dict)
+    before: Mapping[str, float] = field(default_factory=dict)
     shots: int = 0
     gallery: str = ""
     version: int = 0
     stale_s: float = 0.0
 
     def with_shot(self, shot: Embedding, weight: float) -> Evidence:
-        """The template with one more face. Subjects that its answer did not name keep what they had."""
+        """The same with one more face. Subjects that its answer did not name keep what they had."""
         scores, before = dict(self.scores), dict(self.before)
         for candidate in shot.candidates:
             if self.shots and candidate.since > self.version and candidate.subject_id not in scores:
-                before[candidate.subject_id] = self.total
+                before[candidate.subject_id] = self.weight
             scores[candidate.subject_id] = scores.get(candidate.subject_id, 0.0) + weight * candidate.score
         votes = dict(self.votes)
         if shot.candidates:
             best = shot.candidates[0].subject_id
             votes[best] = votes.get(best, 0) + 1
-        total = np.asarray(self.total + weight * shot.vector, np.float32)
-        return Evidence(total, scores, votes, before, self.shots + 1, shot.gallery, shot.gallery_version, shot.stale_s)
+        told = (shot.gallery, shot.gallery_version, shot.stale_s)
+        return Evidence(self.weight + weight, scores, votes, before, self.shots + 1, *told)
 
     def among(self, there: Container[str]) -> Evidence:
         """What it says of those who are ``there``: the others leave no trace."""
         scores = {subject: score for subject, score in self.scores.items() if subject in there}
         votes = {subject: count for subject, count in self.votes.items() if subject in there}
-        before = {subject: total for subject, total in self.before.items() if subject in there}
+        before = {subject: weight for subject, weight in self.before.items() if subject in there}
         return replace(self, scores=scores, votes=votes, before=before)
 
     def ranked(self) -> list[tuple[str, float]]:
-        """Subjects and the cosine of the template with each of them, best first.
+        """Subjects and the mean cosine of the faces with each of them, best first.
 
-        A template is a sum, so its cosine is the sum of the cosines over the length of the sum. Of a subject that
-        was enrolled while the track was in view only the faces since then count.
+        A mean is no more than the cosine of the best face. That of the mean vector may be, so that limits which keep a
+        promise for one picture would break it for a track. Of a subject that was enrolled while the track was in view
+        only the faces since then count.
         """
-        cosines = ((subject, score / self._length(subject)) for subject, score in self.scores.items())
-        return sorted(cosines, key=lambda item: (-item[1], item[0]))
+        means = ((subject, score / self._weight(subject)) for subject, score in self.scores.items())
+        return sorted(means, key=lambda item: (-item[1], item[0]))
 
-    def _length(self, subject: str) -> float:
-        total = self.total - self.before[subject] if subject in self.before else self.total
-        return max(float(np.linalg.norm(total)), 1e-6)
+    def _weight(self, subject: str) -> float:
+        return max(self.weight - self.before.get(subject, 0.0), 1e-6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +128,8 @@ class Rules:
     """When a track is somebody.
 
     Attributes:
-        threshold: Least cosine of a bare template.
-        masked_threshold: Least cosine of a masked one: genuine pairs score lower behind a mask.
+        threshold: Least mean cosine of bare faces.
+        masked_threshold: Least mean cosine of masked ones: genuine pairs score lower behind a mask.
         margin: Least distance to the runner-up.
         votes: Least number of faces that agree, and of faces seen before anything is said.
         slack: How far a known subject may fall below the threshold before it is forgotten.

@@ -235,7 +235,8 @@ def _carried(track: Tracklet, frame: Frame) -> Face:
     scale = (new[2:] - new[:2]) / np.maximum(old[2:] - old[:2], 1e-3)
     landmarks = ((track.landmarks - old[:2]) * scale + new[:2]).astype(np.float32)
     crop = align(frame.image, landmarks)
-    return Face(frame.stream, frame.epoch, frame.seq, frame.pts_ns, new, track.score, landmarks, crop)
+    at = (frame.stream, frame.epoch, frame.seq, frame.pts_ns)
+    return Face(*at, new, track.score, landmarks, crop, capture_ns=frame.capture_ns)
 
 
 def _id(frame: Frame, track: Tracklet) -> str:

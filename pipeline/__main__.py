@@ -54,10 +54,14 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         return _failed(remedy(error), error, 1, debug=debug)
     except Exception as error:
-        if isinstance(error, OSError) and isinstance(error.filename, str | Path):  # a place that the user has named
-            return _failed(f"cannot open {error.filename}: {error.strerror}", error, 1, debug=debug)
-        return _failed(f"unexpected {type(error).__name__}: {error} (--debug shows where)", error, 70, debug=debug)
+        return _unforeseen(error, debug=debug)
     return 0
+
+
+def _unforeseen(error: Exception, *, debug: bool) -> int:
+    if isinstance(error, OSError) and isinstance(error.filename, str | Path):  # a place that the user has named
+        return _failed(f"cannot open {error.filename}: {error.strerror}", error, 1, debug=debug)
+    return _failed(f"unexpected {type(error).__name__}: {error} (--debug shows where)", error, 70, debug=debug)
 
 
 def _failed(sentence: str, error: Exception, code: int, *, debug: bool) -> int:

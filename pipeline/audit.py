@@ -40,7 +40,6 @@ class Event(_Kept):
         at: When it happened.
         actor: Who asked.
         role: As what.
-        address: From where.
         action: What was asked for, such as ``search``, ``enrol``, ``delete`` or ``policy``.
         purpose: Why.
         subject: About whom: `Keys.pseudonym`, or empty.
@@ -56,7 +55,6 @@ class Event(_Kept):
     at: Utc = Field(default_factory=lambda: datetime.now(UTC))
     actor: Short
     role: Short = ""
-    address: Short = ""
     action: Short
     purpose: Short = ""
     subject: str = Field(default="", pattern=rf"^([0-9a-f]{{{PSEUDONYM_DIGITS}}})?$")

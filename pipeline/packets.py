@@ -6,7 +6,7 @@ A packet grows by type: ``Face`` → ``TrackedFace`` → ``BareFace`` → ``Embe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -113,8 +113,7 @@ class Frame(Packet):
     Attributes:
         image: (H, W, 3) uint8 RGB.
         dropped_before: Pictures lost to damage, or left out by the source, between the frame before and this one.
-        capture_ns: Wall clock of the capture, nanoseconds since 1970; 0 where it is not known.
-        source: How the stream came in.
+        capture_ns, source: As in ``Chunk``, of this picture.
     """
 
     image: Pixels
@@ -132,12 +131,14 @@ class Face(Packet):
         score: Detector's confidence in [0, 1].
         landmarks: (5, 2) float32 xy pixels of the full frame: eyes, nose tip, mouth corners; the picture's left first.
         crop: (128, 128, 3) uint8 RGB, aligned: the ArcFace template with 8 pixels around it.
+        capture_ns: As in ``Frame``.
     """
 
     box: Floats
     score: float
     landmarks: Floats
     crop: Pixels
+    capture_ns: int = field(default=0, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,7 @@ class Quality:
     """How much a face is worth as evidence.
 
     Attributes:
-        score: In [0, 1], higher is better; the weight of the face in its track's template.
+        score: In [0, 1], higher is better; the weight of the face in its track.
         blur: In [0, 1], 0 is sharp.
         yaw: Degrees, estimated from the landmarks; negative where the nose points to the picture's left.
         size_px: Length of the longer side of the box.
@@ -274,13 +275,12 @@ class Identity:
     Attributes:
         decision: One of six words, never a bare name.
         subject_id: The known subject, or the best candidate of an ``ambiguous`` decision; else empty.
-        score: Best cosine similarity of the track's template, in [-1, 1]; 0 where nothing was compared.
+        score: Mean cosine similarity of the track's faces to the best subject, in [-1, 1]; 0 if nothing was compared.
         threshold: What the score was held against; the one for masked faces if ``masked``.
         margin: Distance to the runner-up; equal to the score where there is none.
         runner_up_score: Cosine similarity of the second-best subject; 0 where there is none.
         votes: Embedded faces of the track that agree with the decision.
-        gallery: Namespace searched; ``gallery_version`` answered last.
-        stale_s: As in ``Embedding``.
+        gallery, gallery_version, stale_s: As in ``Embedding``, of the answer that came last.
     """
 
     decision: Decision

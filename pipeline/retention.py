@@ -16,8 +16,16 @@ RETENTION_MS = {
 }
 # The audit log has pseudonyms; a state says whom the tracks of its stream were taken for.
 NAMING = ("annotations", "tracks", "matches", "annotated-video", "explanations", "state")
+# A message may be dated half an hour ahead (`to_kafka.time_ms`); Kafka looks what is over every five minutes, and
+# deletes its files a minute later.
+SLACK_MS = 40 * MINUTE_MS
+
+
+def segment_ms(name: str) -> int:
+    """For how long a topic writes to one file: Kafka deletes whole files, once the newest message is over."""
+    return max(MINUTE_MS, RETENTION_MS[name] // 24)
 
 
 def naming_subjects(prefix: str) -> dict[str, float]:
-    """For how many seconds a message that names a subject may stay, by topic."""
-    return {f"{prefix}{name}.v1": RETENTION_MS[name] / 1e3 for name in NAMING}
+    """For how many seconds a message that names a subject may lie in Kafka, by topic."""
+    return {f"{prefix}{name}.v1": (RETENTION_MS[name] + segment_ms(name) + SLACK_MS) / 1e3 for name in NAMING}

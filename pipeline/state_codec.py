@@ -53,12 +53,12 @@ def decode(data: bytes) -> dict[str, Any]:
     """
     mark = MARK.match(data)
     if mark and int(mark[1]) != VERSION:
-        message = f"the state is of version {int(mark[1])} and this omote reads version {VERSION}; upgrade it to go on"
+        message = f"the state is of version {int(mark[1])} and this omote reads version {VERSION}; upgrade it"
         raise SourceError(message)
     try:
         return _decoded(data[mark.end() if mark else len(data) :])
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError, OverflowError, zlib.error) as error:
-        message = "the bytes are no state of omote, or a damaged one; without it the stream has to begin anew"
+        message = "the bytes are no state of omote, or a damaged one"
         raise SourceError(message) from error
 
 
@@ -135,7 +135,7 @@ def _value(tree: Any, arrays: _Arrays) -> Any:
             path, given = content
             kind = _named(path)
             if strange := sorted(set(given) - set(_names(kind))):
-                message = f"a state holds {path} with `{strange[0]}`, unknown to this omote; upgrade it to go on"
+                message = f"a state holds {path} with `{strange[0]}`, unknown to this omote; upgrade it"
                 raise SourceError(message)
             return kind(**{name: _value(item, arrays) for name, item in given.items()})
     message = f"nothing is called {kind!r}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
@@ -13,6 +14,8 @@ from pipeline.errors import PipelineError
 from pipeline.graph import Graph
 from pipeline.packets import Chunk, Frame
 from pipeline.records import FrameRecord
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -173,6 +176,7 @@ class Walk:
                     async with self._doors[sink]:
                         await self._call(sink, journey, given)
         except PipelineError as error:
+            log.warning("stream %r, aside: %s", journey.chunk.stream, error)  # a run for ever never settles
             self._failed = self._failed or error
         finally:
             self._waiting[name] -= 1

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from pipeline.commands.broker import Prefix, Servers, settings
 from pipeline.commands.drawing import drawn, words
+from pipeline.commands.terminal import plain
 from pipeline.errors import SinkError, SourceError
 from pipeline.packets import DrawnFrame
 from pipeline.reading import read_record
@@ -88,7 +89,7 @@ def _row(*cells: str, style: str = "") -> Table:
     row = Table(box=None, show_header=False, padding=(0, 1), style=style)
     for width in (*WIDTHS.values(), None):
         row.add_column(width=width, no_wrap=width is not None)
-    row.add_row(*cells)
+    row.add_row(*map(plain, cells))
     return row
 
 
@@ -163,6 +164,7 @@ def _drawn(messages: Iterable[Message]) -> Iterator[DrawnFrame]:
 def _covered(messages: Iterable[Message], records: dict[tuple[int, int], FrameRecord]) -> Iterator[BrokerChunk]:
     """The video of the first stream that comes, as soon as its records are there; they are put into ``records``."""
     from pipeline.edges.assembly import Assembly  # noqa: PLC0415
+    from pipeline.edges.video_messages import Poison  # noqa: PLC0415
 
     assembly, stream = Assembly(), ""
     waiting: deque[BrokerChunk] = deque()
@@ -171,7 +173,11 @@ def _covered(messages: Iterable[Message], records: dict[tuple[int, int], FrameRe
         if message.stream != stream:
             continue
         if message.said.get("content-type") != "application/json":
-            waiting.extend(assembly.take(message))
+            for chunk in assembly.take(message):
+                if isinstance(chunk, Poison):
+                    typer.echo(f"left out: {chunk.reason}", err=True)
+                else:
+                    waiting.append(chunk)
             continue
         record = _frame(message)
         if record is None:

@@ -35,8 +35,7 @@ from pipeline.commands.gallery_files import export, take_in
 from pipeline.commands.gallery_serve import serve
 from pipeline.errors import SourceError
 from pipeline.gallery.answers import Found
-from pipeline.gallery.errors import DuplicateError, ForbiddenError, InvalidError
-from pipeline.packets import Pixels
+from pipeline.gallery.errors import AwayError, GalleryError
 
 if TYPE_CHECKING:
     from pipeline.gallery.calibration import Calibration
@@ -70,13 +69,13 @@ def enrol(
         raise SourceError(message)
     refused: dict[Path, str] = {}
     with opened(namespace, purpose, redis, graph) as to:
-        for path in track(listed, "enrolling", console=console(errors=True), transient=True):
-            try:
-                _enrol(to, path, keep_photo=keep_photos)
-            except (InvalidError, DuplicateError, ForbiddenError) as error:
-                refused[path] = str(error)
+        try:
+            for path in track(listed, "enrolling", console=console(errors=True), transient=True):
+                if reason := _enrol(to, path, keep_photo=keep_photos):
+                    refused[path] = reason
+        finally:  # also where Redis went away
+            _show_refused(refused)
         subjects, templates = to.store.count()
-    _show_refused(refused)
     taken = len(listed) - len(refused)
     said = f"{taken} of {len(listed)} photos enrolled; {namespace} has {subjects} subjects with {templates} templates"
     console(errors=True).print(said)
@@ -84,16 +83,18 @@ def enrol(
         raise typer.Exit(1)
 
 
-def _enrol(to: Opened, path: Path, *, keep_photo: bool) -> None:
-    data = path.read_bytes()
-    to.service.enrol(
-        to.caller,
-        path.parent.name,
-        _picture(data),
-        source_sha256=sha256(data).hexdigest(),
-        keep_photo=keep_photo,
-        refuse_twins=True,
-    )
+def _enrol(to: Opened, path: Path, *, keep_photo: bool) -> str:
+    """Enrol the face of a photo; why not, or nothing if it was."""
+    person = path.parent.name
+    try:
+        data = _read(path)
+        shown, digest = to.picture("enrol", data, person), sha256(data).hexdigest()
+        to.service.enrol(to.caller, person, shown, source_sha256=digest, keep_photo=keep_photo, refuse_twins=True)
+    except AwayError:
+        raise
+    except (GalleryError, SourceError) as error:
+        return str(error)
+    return ""
 
 
 def _show_refused(refused: dict[Path, str]) -> None:
@@ -178,7 +179,7 @@ def search(
 ) -> None:
     """Who is in a picture?"""
     with opened(namespace, purpose, redis, graph) as at:
-        found = at.service.search(at.caller, _read(picture), top=top)
+        found = at.service.search(at.caller, at.picture("search", _read(picture)), top=top)
     _show_found(found, as_json=as_json)
 
 
@@ -194,7 +195,8 @@ def verify(
 ) -> None:
     """Is it this subject? Exit status 1 if nobody in the picture is."""
     with opened(namespace, purpose, redis, graph) as at:
-        found = at.service.verify(at.caller, _read(picture), subject_id=subject)
+        shown = at.picture("verify", _read(picture), subject)
+        found = at.service.verify(at.caller, shown, subject_id=subject)
     _show_found(found, as_json=as_json)
     if not any(each.decision == "known" for each in found):
         raise typer.Exit(1)
@@ -211,7 +213,8 @@ def not_me(
 ) -> None:
     """Say that the face of a picture is not this subject, however alike they look."""
     with opened(namespace, purpose, redis, graph) as at:
-        anchor = at.service.not_me(at.caller, subject, picture=_read(picture))
+        shown = at.picture("not me", _read(picture), subject)
+        anchor = at.service.not_me(at.caller, subject, picture=shown)
     console().print(Text(f"a face nearer to {anchor.id} than to {harmless(subject)} is not {harmless(subject)} now"))
 
 
@@ -349,18 +352,12 @@ def _everybody(at: Opened) -> Iterator[Any]:
         page = at.service.subjects(at.caller, after=page[-1].id, limit=500)
 
 
-def _read(path: Path) -> Pixels:
+def _read(path: Path) -> bytes:
     try:
-        return _picture(path.read_bytes())
+        return path.read_bytes()
     except OSError as error:
         message = f"cannot read {path}: {error.strerror}"
         raise SourceError(message) from error
-
-
-def _picture(data: bytes) -> Pixels:
-    from pipeline.gallery.uploads import picture  # noqa: PLC0415  (an extra)
-
-    return picture(data)
 
 
 def _show_found(found: Sequence[Found], *, as_json: bool) -> None:

@@ -18,6 +18,7 @@ from pipeline.errors import SinkError
 from pipeline.gallery.protocol import MODEL
 from pipeline.gallery.subjects import Caller
 from pipeline.graph import load
+from pipeline.packets import Pixels
 from pipeline.retention import naming_subjects
 
 if TYPE_CHECKING:
@@ -48,6 +49,10 @@ class Opened:
         """Where it is kept."""
         return self.service.desk.store
 
+    def picture(self, action: str, data: bytes, subject: str = "") -> Pixels:
+        """The picture in a file, which is shown with a question; see `Desk.picture`."""
+        return self.service.desk.picture(self.caller, action, data, subject)
+
 
 @contextmanager
 def opened(namespace: str, purpose: str = "", redis: str = "", graph: Path = GRAPH) -> Iterator[Opened]:
@@ -58,7 +63,7 @@ def opened(namespace: str, purpose: str = "", redis: str = "", graph: Path = GRA
     """
     galleries = galleries_at(redis, graph, later=True)
     try:
-        yield Opened(galleries.of(namespace), Caller(f"{getpass.getuser()} at the command line", "admin", purpose))
+        yield Opened(galleries.of(namespace), Caller(f"{_user()} at the command line", "admin", purpose))
     finally:
         galleries.close()
 
@@ -76,6 +81,14 @@ def galleries_at(redis: str = "", graph: Path = GRAPH, *, later: bool = False) -
 
     topics = naming_subjects(os.environ.get("OMOTE_KAFKA_PREFIX", "omote."))
     return Galleries(redis_url(redis), Keys.from_environment(), Faces(lambda: load(graph), MODEL), topics, later=later)
+
+
+def _user() -> str:
+    """Who runs the command; a container may run under a number that has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # the latter from Python 3.13 on
+        return f"uid {os.getuid()}"
 
 
 def console(*, errors: bool = False) -> Console:

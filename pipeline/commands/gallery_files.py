@@ -26,11 +26,6 @@ def export(
         raise SinkError(message)
     with opened(namespace, purpose, redis) as at:
         gallery = at.service.export(at.caller, photos=photos)
-    try:
-        file.touch(0o600)
-    except OSError as error:
-        message = f"cannot write {file}: {error.strerror}; choose another folder"
-        raise SinkError(message) from error
     gallery.save(file)
     console(errors=True).print(Text(f"{gallery.version} templates of {len(gallery.subjects)} subjects in {file}"))
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import time
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,11 +17,13 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.commands.gallery_access import Namespace, Purpose, RedisUrl, Yes, console, harmless, opened
+from pipeline.errors import SourceError
 from pipeline.gallery.errors import InvalidError
 from pipeline.gallery.subjects import Role
 
 if TYPE_CHECKING:
     from pipeline.edges.redis_api_keys import ApiKeys
+    from pipeline.gallery.keys import Keys
 
 app = typer.Typer(
     help="The keys that seal vectors and photos, and sign receipts and the audit log.", no_args_is_help=True
@@ -56,8 +61,7 @@ def rotate(file: KeysFile) -> None:
     """
     from pipeline.gallery.keys import LOOK_S, Keys  # noqa: PLC0415  (an extra)
 
-    keys = Keys.read(file).rotated()
-    keys.replace(file)
+    keys = _changed(file, Keys.rotated)
     time.sleep(LOOK_S)  # now nobody seals with the old key any more
     say = f"whoever runs with {file} seals with its new key {keys.current} now"
     console().print(Text(f"{say}; run `omote gallery keys reseal` for each gallery, until it finds nothing more"))
@@ -76,12 +80,9 @@ def drop(
     file: KeysFile, key: Annotated[str, typer.Argument(metavar="KEY", help="Id of an old key.")], yes: Yes = False
 ) -> None:
     """Take an old key out of the file, once `reseal` finds nothing more; what lies under it never opens again."""
-    from pipeline.gallery.keys import Keys  # noqa: PLC0415  (an extra)
-
-    keys = Keys.read(file).without(key)
     if not yes:
         typer.confirm(f"what still lies under {key} can never be opened again; drop it?", abort=True)
-    keys.replace(file)
+    _changed(file, lambda keys: keys.without(key))
     console().print(Text(f"{file} has no key {key} any more"))
 
 
@@ -128,6 +129,31 @@ def revoke(key: Annotated[str, typer.Argument(help="Id of the key.")], redis: Re
     with _api_keys(redis) as keys:
         gone = keys.revoke(key)
     console().print(Text(f"key {gone.id} of {harmless(gone.name)} is revoked"))
+
+
+def _changed(file: Path, change: Callable[[Keys], Keys]) -> Keys:
+    """What ``change`` makes of the keys in a file, which is put in their place: no other change is lost meanwhile."""
+    from pipeline.gallery.keys import Keys  # noqa: PLC0415  (an extra)
+
+    with _alone(file):
+        keys = change(Keys.read(file))
+        keys.replace(file)
+    return keys
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """While nobody else changes a file of keys: its folder is locked, for the file itself is another one afterwards."""
+    try:
+        folder = os.open(file.resolve().parent, os.O_RDONLY)
+    except OSError as error:
+        message = f"cannot read the keys file {file}: {error.strerror}; make one with `omote gallery keys new FILE`"
+        raise SourceError(message) from error
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _api_keys(redis: str) -> AbstractContextManager[ApiKeys]:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from pipeline.commands.options import Device, Engine, GraphFile, Threads, Values, Window, loaded
+from pipeline.commands.terminal import plain
 from pipeline.edges import Source
 from pipeline.errors import GraphError, SourceError
 from pipeline.graph import Graph
@@ -56,7 +57,7 @@ def run(
     console.print(tally.table())
     console.print(tally.summary(), highlight=False)
     for name, path in outputs(declared):
-        console.print(f"  {name:<14}{path}", highlight=False, soft_wrap=True)
+        console.print(plain(f"  {name:<14}{path}"), soft_wrap=True)
 
 
 def _on_ray(graph: Graph, source: Source, scale: Path | None, address: str, window: int, on_journey: OnJourney) -> None:
@@ -112,7 +113,7 @@ class Tally:
             who = f"{after.decision}: {after.subject_id}" if after.subject_id else after.decision
             first, last = (f"{ns / 1e9:.2f} s" for ns in (after.first_pts_ns, after.last_pts_ns))
             cells = [track, who, after.mask, after.emotion or "–", first, last]
-            table.add_row(*cells, str(after.frames), f"{after.best_quality:.2f}")
+            table.add_row(*map(plain, (*cells, str(after.frames), f"{after.best_quality:.2f}")))
         return table
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from pipeline.commands.broker import Prefix, Servers, settings
 from pipeline.commands.options import Device, Engine, GraphFile, Values, loaded
+from pipeline.commands.terminal import plain
 from pipeline.errors import GraphError, PipelineError
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ def serve(
     redis: RedisUrl = "",
     scale: ScaleFile = None,
     address: Annotated[str, typer.Option(help="Of a Ray cluster; one is started here if empty.")] = "",
-    group: Annotated[str, typer.Option(help="Consumer group; its workers fence each other.")] = "omote",
     delivery: Annotated[Delivered, typer.Option(help="at-least-once needs no transactions.")] = "exactly-once",
     partitions: Annotated[int, typer.Option(min=1, help="Of the topics, where they are made.")] = 4,
     device: Device = "auto",
@@ -54,7 +54,7 @@ def serve(
     except ImportError as error:
         message = f"{error.name} is not installed here: install omote[ray,kafka]"
         raise GraphError(message) from error
-    plan = Plan(declared, found, redis_url(redis), group, delivery)
+    plan = Plan(declared, found, redis_url(redis), delivery)
     wanted, api = load_scale(scale) if scale else Scale(), ApiSettings.from_environment()
     found.admin().close()  # who is not there is named at once: Ray takes seconds to start
     plan.registry().values()
@@ -65,7 +65,7 @@ def serve(
         _terminable(),  # Ray has a handler of its own
         running(plan, wanted, api, partitions=partitions) as system,
     ):
-        console.print(f"video from {found.topic('video')} at {found.servers}, API at {system.url}", highlight=False)
+        console.print(plain(f"video from {found.topic('video')} at {found.servers}, API at {system.url}"))
         watch(console, system)
 
 
@@ -80,7 +80,7 @@ def watch(console: Console, system: System) -> None:
         for view in views:
             words = f"{view.state}{': ' + view.reason if view.reason else ''}"
             if said.get(view.id, "").partition(":")[0] != view.state:
-                console.print(f"[{COLOURS[view.state]}]{view.id:<20}[/] {words}", highlight=False)
+                console.print(plain(f"{view.id:<20}", COLOURS[view.state]) + plain(f" {words}"))
             said[view.id] = words
         time.sleep(LOOK_S)
 

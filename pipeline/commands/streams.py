@@ -19,6 +19,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.commands.terminal import plain
 from pipeline.edges.backlog import Keep
 from pipeline.edges.status import State
 from pipeline.errors import PipelineError
@@ -233,10 +234,10 @@ def _table(views: Sequence[StreamView]) -> Table:
 
 
 def _cells(view: StreamView) -> tuple[Text, ...]:
-    """What `HEADINGS` promise. Texts, for in an id or a reason nothing is markup, nor an order to the terminal."""
+    """What `HEADINGS` promise."""
     dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(view.dropped.items()))
     return (
-        Text(_harmless(view.id)),
+        plain(view.id),
         Text(view.source),
         Text(view.state, COLOURS[view.state]),
         Text(f"{view.since.astimezone():%Y-%m-%d %H:%M:%S}"),
@@ -244,12 +245,8 @@ def _cells(view: StreamView) -> tuple[Text, ...]:
         Text(str(timedelta(seconds=view.last_pts_ns // 10**9))),
         Text(str(view.frames)),
         Text(dropped or "-"),
-        Text(_harmless(view.reason)),
+        plain(view.reason),
     )
-
-
-def _harmless(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def _path(stream: str) -> str:

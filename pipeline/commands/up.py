@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from contextlib import ExitStack, closing, redirect_stdout, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -64,8 +64,6 @@ def up(
         with ExitStack() as parts:
             parts.callback(console.print, "everything that was started here has ended")
             parts.enter_context(hushed())
-            # Ray writes to the standard output whenever a process ends.
-            parts.enter_context(redirect_stdout(parts.enter_context(Path(os.devnull).open("w"))))
             laptop = Laptop(console, parts, clip or _clip(), data, interruption)
             system = laptop.bring_up(loaded(graph, _with_gallery(graph, variables), device, engine), _scale(scale))
             interruption.check()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+from pipeline.edges.kafka_producer import Producer
 from pipeline.edges.kafka_settings import KafkaSettings
 from pipeline.edges.kafka_topics import LETTER_BYTES, read_to_end
 from pipeline.edges.video_messages import Message
@@ -11,7 +13,8 @@ from pipeline.edges.watchdog import end_process, limited
 from pipeline.errors import PipelineError, SinkError
 
 REPLAYED = "dlq-replayed"  # header of a note that the letter with this id went back
-DEADLINE_S = 10.0
+LASTING = ("dlq-attempts", "dlq-origin-time")  # headers that go back with a letter
+DEADLINE_S = 10.0  # of each letter
 
 
 def identity(letter: Message) -> str:
@@ -50,23 +53,37 @@ def chosen(settings: KafkaSettings, names: Sequence[str]) -> list[Message]:
 
 
 def replay(settings: KafkaSettings, chosen_letters: Sequence[Message]) -> None:
-    """Send letters back to where they came from, each once: it and a note of it are one transaction.
+    """Send letters back to the partitions they came from, each once: it and a note of it are one transaction.
 
     Raises:
-        SinkError: Kafka does not take one; none of them was sent back then.
+        SinkError: Kafka does not take one; those before it were sent back.
     """
     limit = settings.message_bytes + LETTER_BYTES + 1024
     producer = settings.producer(transactional_id=f"{settings.prefix}dlq-replay", max_request_size=limit)
     try:
-        with limited("replaying", DEADLINE_S, end_process), settings.errors(SinkError, "replay dead letters"):
+        with _replaying(settings):
             producer.init_transactions()
-            producer.begin_transaction()
-            for letter in chosen_letters:
-                origin = letter.said.get("dlq-origin-topic") or settings.topic("video")
-                kept = [(n, v) for n, v in letter.headers if not n.startswith("dlq-") or n == "dlq-attempts"]
-                producer.send(origin, letter.value, letter.key, kept)
-                note = [(REPLAYED, identity(letter).encode())]
-                producer.send(settings.topic("dlq"), None, letter.key, note, letter.partition)
-            producer.commit_transaction()
+        for letter in chosen_letters:
+            with _replaying(settings):
+                producer.begin_transaction()
+                _send_back(settings, producer, letter)
+                producer.commit_transaction()
     finally:
         producer.close()
+
+
+@contextmanager
+def _replaying(settings: KafkaSettings) -> Iterator[None]:
+    with limited("replaying", DEADLINE_S, end_process), settings.errors(SinkError, "replay dead letters"):
+        yield
+
+
+def _send_back(settings: KafkaSettings, producer: Producer, letter: Message) -> None:
+    said = letter.said
+    origin = said.get("dlq-origin-topic") or settings.topic("video")
+    there = producer.partitions_for(origin)
+    partition = next((number for number in there if str(number) == said.get("dlq-origin-partition")), None)
+    kept = [(n, v) for n, v in letter.headers if not n.startswith("dlq-") or n in LASTING]
+    producer.send(origin, letter.value, letter.key, kept, partition)
+    note = [(REPLAYED, identity(letter).encode())]
+    producer.send(settings.topic("dlq"), b"", letter.key, note, letter.partition)

@@ -24,7 +24,13 @@ DEADLINE_S = 5.0
 # What a dead worker leaves open holds up readers until its successor comes, or for so long. It is more than a live
 # one may take between two parts of a message, which is what its supervisor calls standing still.
 TRANSACTION_MS = 180_000
+SETTLED_S = 15.0  # patience with a transaction that hides newer states; whoever wants more of it asks again
 MAX_TEXT = 4_000  # characters of an error that a dead letter keeps
+MAX_DIGITS = 9  # of a header that counts
+GROUP = "omote"  # the consumer group to which offsets are written
+# The key of a state is the id of its stream; that of a camera begins with a byte that no text does, so that it never
+# meets a stream of the video topic that has its name.
+CAMERA = b"\xff"
 
 
 class Restored(NamedTuple):
@@ -58,10 +64,11 @@ class DeadLetter:
             "dlq-stage": self.stage,
             "dlq-error-class": self.error_class,
             "dlq-error": self.error[:MAX_TEXT],
-            "dlq-attempts": int(attempts) + 1 if attempts.isdecimal() else 1,
+            "dlq-attempts": int(attempts) + 1 if attempts.isdecimal() and len(attempts) <= MAX_DIGITS else 1,
             "dlq-origin-topic": self.message.topic,
             "dlq-origin-partition": self.message.partition,
             "dlq-origin-offset": self.message.offset,
+            "dlq-origin-time": self.message.said.get("dlq-origin-time", self.message.time_ms),
             "dlq-time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         own = [(name, value) for name, value in self.message.headers if not name.startswith("dlq-")]
@@ -74,6 +81,9 @@ class Delivery(ABC):
     The caller begins, sends, and commits or aborts; what is sent in between counts as a whole. No call waits for
     longer than ``deadline_s``: past it ``on_stuck`` is called from another thread, for Kafka's client may never
     return once a broker died under it.
+
+    Attributes:
+        traces: Which W3C trace context what is sent now goes on with, and from which stream time on, earliest first.
     """
 
     def __init__(
@@ -81,7 +91,6 @@ class Delivery(ABC):
         settings: KafkaSettings,
         owner: str = "",
         partition: int | None = None,
-        group: str = "omote",
         deadline_s: float = DEADLINE_S,
         on_stuck: OnStuck = end_process,
     ) -> None:
@@ -92,43 +101,43 @@ class Delivery(ABC):
             owner: Id of the stream, where it comes from elsewhere.
             partition: Partition of the video topic that is read. Offsets are committed for it, and the changelog of
                 its streams is the partition of the same number. None for a stream that comes from elsewhere.
-            group: Consumer group to which offsets are written.
             deadline_s: Longest time that a call may take.
             on_stuck: Called with a sentence when a call takes longer; ends the process if not given.
 
         Raises:
             SinkError: No broker answers.
         """
-        self._settings, self._owner, self._group = settings, owner, group
+        self._settings, self._owner = settings, owner
         self._deadline_s, self._on_stuck = deadline_s, on_stuck
         self._source = None if partition is None else TopicPartition(settings.topic("video"), partition)
         self._states: dict[str, bytes] = {}
-        self._traceparent = ""
+        self.traces: Sequence[tuple[int, str]] = ()
         self._sent: list[Any] = []
         with self._limited("take over"):
             self._producer: Producer = self._connect(max_request_size=settings.message_bytes + LETTER_BYTES + 1024)
             self._partition = self._home() if partition is None else partition
 
-    def begin(self, traceparent: str = "") -> None:
-        """Begin with one message; ``traceparent`` is its W3C trace context, handed on to what comes of it.
+    def begin(self) -> None:
+        """Begin with one message.
 
         Raises:
             FencedError: A newer worker has taken over.
         """
-        self._traceparent, self._sent = traceparent, []
+        self._sent = []
         with self._limited("begin"):
             self._begin()
 
     def send(
-        self, topic: str, key: str | bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]], time_ms: int
+        self, topic: str, key: str, value: bytes, headers: Sequence[tuple[str, bytes]], time_ms: int, pts_ns: int = 0
     ) -> None:
-        """Send one message to the topic with this short name, such as ``annotations``.
+        """Send one message to the topic with this short name, such as ``annotations``; it tells of ``pts_ns``.
 
         Raises:
             TooLargeError: The message is larger than ``message_bytes``.
             SinkError: Kafka does not take it.
         """
-        traced = [("traceparent", self._traceparent.encode())] if self._traceparent else []
+        begun = [trace for since, trace in self.traces if since <= pts_ns] or [trace for _, trace in self.traces[:1]]
+        traced = [("traceparent", trace.encode()) for trace in begun[-1:] if trace]
         self._send(topic, key, value, [*headers, *traced], time_ms)
 
     def commit(self, states: Mapping[str, bytes], position: int = 0, watermark: int | None = None) -> None:
@@ -144,7 +153,8 @@ class Delivery(ABC):
             SinkError: Kafka does not take something; abort.
         """
         for stream, state in states.items():
-            self._send("state", stream, state, [("position", str(position).encode())], 0, self._partition)
+            key = stream.encode() if self._source else CAMERA + stream.encode()
+            self._send("state", key, state, [("position", str(position).encode())], 0, self._partition)
         with self._limited("commit"):
             self._commit(position if watermark is None else watermark)
         self._states |= states
@@ -171,7 +181,8 @@ class Delivery(ABC):
         self.begin()
         for letter in letters:
             message = letter.message
-            self._send("dlq", message.key, message.value, letter.headers, 0)  # it is kept from now on
+            value = message.value or b""  # what has neither key nor value is not sent
+            self._send("dlq", message.key, value, letter.headers, 0)  # it is kept from now on
         streams = {letter.message.stream for letter in letters}
         self.commit({stream: self._states.get(stream, b"") for stream in streams}, position, watermark)
 
@@ -182,11 +193,11 @@ class Delivery(ABC):
             SourceError: It cannot be read.
         """
         found: dict[str, Restored] = {}
-        for message in read_to_end(self._settings, self._settings.topic("state"), [self._partition]):
-            stream = (message.key or b"").decode(errors="replace")
-            if self._source is None and stream != self._owner:
-                continue
-            found[stream] = Restored(message.value or b"", int(message.said.get("position", "0")))
+        for message in read_to_end(self._settings, self._settings.topic("state"), [self._partition], SETTLED_S):
+            key = message.key or b""
+            if self._keeps(key):
+                stream = key.removeprefix(CAMERA).decode(errors="replace")
+                found[stream] = Restored(message.value or b"", int(message.said.get("position", "0")))
         self._states = {stream: restored.state for stream, restored in found.items() if restored.state}
         return found
 
@@ -199,7 +210,7 @@ class Delivery(ABC):
         if self._source is None:
             return None
         with self._settings.errors(SourceError, "read offsets"):
-            consumer = self._settings.consumer(group_id=self._group)
+            consumer = self._settings.consumer(group_id=GROUP)
             try:
                 offset: int | None = consumer.committed(self._source, timeout_ms=4_000)
             finally:
@@ -256,6 +267,10 @@ class Delivery(ABC):
         for future in sent:
             future.get(self._deadline_s)
 
+    def _keeps(self, key: bytes) -> bool:
+        """Whether the state with this key is of a stream of its own."""
+        return not key.startswith(CAMERA) if self._source else key == CAMERA + self._owner.encode()
+
     def _home(self) -> int:
         """The partition of the changelog where Kafka would put the stream."""
         numbers = sorted(self._producer.partitions_for(self._settings.topic("state")))
@@ -281,7 +296,7 @@ class Transactions(Delivery):
     def _connect(self, **limits: Any) -> Producer:
         owner = f"partition-{self._source.partition}" if self._source else f"stream-{self._owner}"
         producer = self._settings.producer(
-            transactional_id=f"{self._settings.prefix}{self._group}.{owner}",
+            transactional_id=f"{self._settings.prefix}{GROUP}.{owner}",
             transaction_timeout_ms=TRANSACTION_MS,
             **limits,
         )
@@ -294,7 +309,7 @@ class Transactions(Delivery):
     def _commit(self, watermark: int) -> None:
         if self._source is not None:
             offsets = {self._source: OffsetAndMetadata(watermark, "", -1)}
-            self._producer.send_offsets_to_transaction(offsets, ConsumerGroupMetadata(self._group, -1, "", None))
+            self._producer.send_offsets_to_transaction(offsets, ConsumerGroupMetadata(GROUP, -1, "", None))
         self._producer.commit_transaction()
 
     def _abort(self) -> None:
@@ -306,9 +321,13 @@ class AtLeastOnce(Delivery):
 
     def _connect(self, **limits: Any) -> Producer:
         if self._source is not None:
-            self._offsets = self._settings.consumer(group_id=self._group)
+            self._offsets = self._settings.consumer(group_id=GROUP)
             self._offsets.assign([self._source])
         return self._settings.producer(**limits)
+
+    def commit(self, states: Mapping[str, bytes], position: int = 0, watermark: int | None = None) -> None:
+        self.flush()  # a state that arrives without its records would have them passed over
+        super().commit(states, position, watermark)
 
     def _begin(self) -> None:
         """Nothing holds together."""

@@ -118,7 +118,7 @@ class Galleries:
                 if not (store.expired(time.time()) or store.erasing() or store.renamed()):
                     return
             with closing(self._open(namespace, later=True)) as service:
-                service.forget_expired(JANITOR)
+                service.forget_expired(JANITOR, self._over.is_set)
         except AwayError:
             raise
         except (GalleryError, ValueError) as error:  # this one waits, and the others do not

@@ -14,7 +14,7 @@ from pipeline.edges.from_kafka import message
 from pipeline.edges.kafka_settings import KafkaSettings
 from pipeline.edges.video_messages import Message
 from pipeline.errors import SourceError
-from pipeline.retention import MINUTE_MS, RETENTION_MS
+from pipeline.retention import MINUTE_MS, RETENTION_MS, segment_ms
 
 # A dead letter is the message and why it died: it must fit wherever the message did.
 LETTER_BYTES = 64 * 1024
@@ -37,15 +37,14 @@ def create_topics(settings: KafkaSettings, partitions: int, replicas: int = -1) 
 
     Args:
         settings: How to reach Kafka.
-        partitions: Of each topic. A worker's state lies in the partition of the same number as its video, so
-            the two must agree.
+        partitions: Of each topic. A worker's state lies in the partition of the same number as its video.
         replicas: Of each partition; the broker's own default if -1.
 
     Returns:
         Names of the topics that were made.
 
     Raises:
-        SourceError: Kafka does not let us, or the video topic is there with another number of partitions.
+        SourceError: Kafka does not let us, or the video topic has partitions that the state topic has not.
     """
     admin = settings.admin()
     try:
@@ -64,16 +63,25 @@ def create_topics(settings: KafkaSettings, partitions: int, replicas: int = -1) 
                 if error not in {NoError, TopicAlreadyExistsError}:  # another worker may have been faster
                     raise error
             admin.wait_for_topics([settings.topic(name) for name in TOPICS])
+            video, state = (settings.topic(name) for name in ("video", "state"))
+            counts = {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics([video, state])}
     finally:
         admin.close()
+    if counts[video] > counts[state] > 0:  # a broker that has not heard of it yet tells of none
+        raise SourceError(_too_few(state, counts[state], video))
     return [settings.topic(name) for name in missing]
+
+
+def _too_few(topic: str, count: int, other: str) -> str:
+    return f"{topic} has {count} partitions, fewer than {other}: a worker's state lies beside its video; add partitions"
 
 
 def _config(name: str, settings: KafkaSettings) -> dict[str, str]:
     letter = LETTER_BYTES if name == "dlq" else 0
-    size = {"max.message.bytes": str(settings.message_bytes + letter), "compression.type": "producer"}
-    kept = {"retention.ms": str(RETENTION_MS[name])} if name in RETENTION_MS else {}
-    return {**size, **kept, **POLICIES.get(name, {})}
+    config = {"max.message.bytes": str(settings.message_bytes + letter), "compression.type": "producer"}
+    if name in RETENTION_MS:
+        config |= {"retention.ms": str(RETENTION_MS[name]), "segment.ms": str(segment_ms(name))}
+    return {**config, **POLICIES.get(name, {})}
 
 
 def video_partitions(settings: KafkaSettings) -> int:
@@ -89,22 +97,46 @@ def video_partitions(settings: KafkaSettings) -> int:
         consumer.close(autocommit=False, timeout_ms=1_000)
 
 
-def read_to_end(settings: KafkaSettings, topic: str, partitions: Sequence[int] = ()) -> Iterator[Message]:
+def read_to_end(
+    settings: KafkaSettings, topic: str, partitions: Sequence[int] = (), settled_s: float = 0
+) -> Iterator[Message]:
     """Every committed message that is in the topic now, in order within each partition.
 
+    Args:
+        settings: How to reach Kafka.
+        topic: Full name.
+        partitions: Which to read; all of them if empty.
+        settled_s: How long to wait for transactions that are open now. What was committed after one of them began
+            cannot be seen before it ends; with 0 it is left out.
+
     Raises:
-        SourceError: There is no such topic, or its end was not reached within a minute.
+        SourceError: There is no such topic or partition, or its end was not reached in time, within a minute if
+            nothing is waited for.
     """
     consumer = settings.consumer()
     try:
         with settings.errors(SourceError, f"read {topic}"):
             there = _partitions(consumer, topic, settings)
-            assigned = [tp for tp in there if not partitions or tp.partition in partitions]
+            assigned = [TopicPartition(topic, number) for number in partitions] or there
+            if missing := set(assigned) - set(there):
+                text = f"{topic} has no partition {min(missing).partition}; it has {len(there)}, counted from 0"
+                raise SourceError(text)
             consumer.assign(assigned)
             consumer.seek_to_beginning(*assigned)
-            yield from _until(consumer, consumer.end_offsets(assigned), topic)
+            ends = _written(settings, assigned) if settled_s else consumer.end_offsets(assigned)
+            yield from _until(consumer, ends, topic, settled_s or READ_S)
     finally:
         consumer.close(autocommit=False, timeout_ms=1_000)
+
+
+def _written(settings: KafkaSettings, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+    """Where the partitions end for whoever writes; for readers of committed messages, where an open one begins."""
+    consumer = settings.consumer(isolation_level="read_uncommitted")
+    try:
+        ends: dict[TopicPartition, int] = consumer.end_offsets(partitions)
+    finally:
+        consumer.close(autocommit=False, timeout_ms=1_000)
+    return ends
 
 
 def follow(settings: KafkaSettings, topics: Sequence[str], start: str, idle_s: float) -> Generator[Message]:
@@ -142,11 +174,11 @@ def _partitions(consumer: KafkaConsumer, topic: str, settings: KafkaSettings) ->
     return [TopicPartition(topic, number) for number in sorted(there)]
 
 
-def _until(consumer: KafkaConsumer, ends: dict[TopicPartition, int], topic: str) -> Iterator[Message]:
-    patience = time.monotonic() + READ_S
+def _until(consumer: KafkaConsumer, ends: dict[TopicPartition, int], topic: str, limit_s: float) -> Iterator[Message]:
+    patience = time.monotonic() + limit_s
     while any((consumer.position(tp, 4_000) or 0) < end for tp, end in ends.items()):
         if time.monotonic() > patience:
-            text = f"{topic} was not read to its end within {READ_S:.0f} s"
+            text = f"{topic} was not read to its end within {limit_s:g} s; what a dead worker began may still be open"
             raise SourceError(text)
         for tp, records in consumer.poll(timeout_ms=250).items():
             yield from (message(record) for record in records if record.offset < ends[tp])

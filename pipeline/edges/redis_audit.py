@@ -6,7 +6,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count, islice
 from threading import Condition
@@ -30,6 +30,7 @@ MOST = 1000  # a script cannot hand on many thousands of arguments
 PAGE = 1000
 REMEMBERED = 10_000  # events that may have been written though their caller was told that nothing is known
 DAMAGE = ("DAMAGED", "WRONGTYPE")  # what Redis says where entries lie beyond the head, or where there is no hash
+RENEWED = canonical({"action": BEGUN_ANEW})[1:-1]  # what the first entry has in it where another log was set aside
 NO_HEAD = "has no head that can be read"
 
 # One step: the entries and the new head, if the head is still the one that they follow. It has a single effect, one
@@ -38,7 +39,7 @@ NO_HEAD = "has no head that can be read"
 # (fixed in Valkey in August 2026, valkey-io/valkey#4342).
 STEP = """
 local head = redis.call('HGET', KEYS[1], 'head') or ''
-if head ~= ARGV[1] then return head end
+if head ~= ARGV[1] then return redis.call('HMGET', KEYS[1], 'head', '1') end
 for i = 4, #ARGV, 2 do
   if redis.call('HEXISTS', KEYS[1], ARGV[i]) == 1 then
     return redis.error_reply('DAMAGED entry ' .. ARGV[i] .. ' lies beyond the head')
@@ -60,10 +61,11 @@ class _Waiting:
 
 
 class _Known(NamedTuple):
-    """The head as it was last seen: its exact text, empty if there is none, and what it says."""
+    """The head as it was last seen: its exact text, empty if there is none, what it says, and the first entry."""
 
     text: str
     head: Head
+    first: bytes = b""
 
 
 class AuditLog:
@@ -103,7 +105,7 @@ class AuditLog:
         """
         if self._notices:
             self.append([])
-        known = self._known or self._signed(self._at_head())
+        known = self._known or self._signed(self._ends()[0])
         with self._errors():
             text, beyond = self._link.client.hmget(self._key, "head", str(known.head.seq + 1))
         if (text or b"") != known.text.encode():
@@ -187,28 +189,22 @@ class AuditLog:
             AwayError: Redis does not answer.
             RefusedError: What is there is no head, or not signed by these keys.
         """
-        return self._signed(self._at_head()).head
+        return self._signed(self._ends()[0]).head
 
-    def verify(self, against: Iterable[Anchor] = (), public_key: str = "") -> list[Fault]:
-        """Everything that is wrong with the log as it is now; see `pipeline.audit.verify`.
-
-        Args:
-            against: What an earlier export holds.
-            public_key: Of the key that signs; the one of these keys if empty.
+    def verify(self, against: Iterable[Anchor] = ()) -> list[Fault]:
+        """Everything that is wrong with the log now, also against an earlier export; see `pipeline.audit.verify`.
 
         Raises:
             AwayError: Redis does not answer.
+            RefusedError: What is there is no log at all.
         """
         with self._errors(), self._link.client.pipeline(transaction=True) as both:
-            both.hget(self._key, "head")
-            both.hlen(self._key)
-            text, size = both.execute()
+            text, size = both.hget(self._key, "head").hlen(self._key).execute()
         try:
             head, faults = self._parsed(text).head, []
         except RefusedError:
             head, faults = Head(namespace=self.namespace), [Fault(0, f"the audit log of {self.namespace!r} {NO_HEAD}")]
-        key = public_key or self._keys.public_key
-        present = count()
+        key, present = self._keys.public_key, count()
         lines = self.lines(last=head.seq if head.seq and head.signed_by(key) else size)
         faults += audit.verify((line for line, _ in zip(lines, present, strict=False)), head, key, against)
         beyond = size - (text is not None) - next(present)
@@ -224,14 +220,17 @@ class AuditLog:
             AwayError: Redis does not answer.
             InvalidError: The log is whole.
         """
-        if not self.verify():
-            message = f"the audit log of {self.namespace!r} is whole: there is no reason to begin another"
-            raise InvalidError(message)
+        with suppress(RefusedError):
+            if not self.verify():
+                message = f"the audit log of {self.namespace!r} is whole: there is no reason to begin another"
+                raise InvalidError(message)
         aside = f"{self._key}:{time.time_ns()}"
-        with self._errors():
-            self._link.client.rename(self._key, aside)
+        begun = Event(actor=actor, action=BEGUN_ANEW, details={"aside": aside})
+        (first,) = audit.chained(Head(namespace=self.namespace), [begun])
+        there = {"head": Head.of(first, self._keys).model_dump_json(), "1": first.line}
+        with self._errors(), self._link.client.pipeline(transaction=True) as both:  # in between there is no log
+            both.rename(self._key, aside).hset(self._key, mapping=there).execute()
         self._known, self._unsure = None, []
-        self.append([Event(actor=actor, action=BEGUN_ANEW, outcome="done", details={"aside": aside})])
         return aside
 
     def close(self) -> None:
@@ -311,27 +310,28 @@ class AuditLog:
         if answer != text.encode():
             self._look(answer)
             return False
-        self._known = _Known(text, head)
+        self._known = _Known(text, head, known.first or entries[0].line)
         return True
 
     def _current(self) -> _Known:
         """The head as far as it is known; after a step that was not answered, as it is now."""
         if self._known is None or self._unsure:
-            return self._look(self._at_head())
+            return self._look(self._ends())
         return self._known
 
-    def _at_head(self) -> bytes | None:
+    def _ends(self) -> Any:
+        """The head and the first entry, as they are kept."""
         with self._errors():
-            answer: Any = self._link.client.hget(self._key, "head")
-        return answer if answer is None else bytes(answer)
+            return self._link.client.hmget(self._key, "head", "1")
 
-    def _look(self, answer: bytes | None) -> _Known:
-        """Take note of the head that is there now."""
-        seen = self._signed(answer)  # else the faults of a log that somebody wrote anew would be signed here
-        before = self._known.head if self._known else seen.head
-        if seen.head.seq < before.seq:
-            details: Details = {"had": before.seq, "hash": before.hash}
-            self._notices.append(Event(actor="omote", action=SET_BACK, outcome="failed", details=details))
+    def _look(self, ends: Sequence[bytes | None]) -> _Known:
+        """Take note of the head that is there now, and of the first entry, which tells one log from another."""
+        seen = self._signed(ends[0])._replace(first=ends[1] or b"")  # not what somebody else wrote anew
+        before = self._known or seen
+        renewed = seen.first != before.first and RENEWED in seen.first
+        if seen.head.seq < before.head.seq and not renewed:
+            gone: Details = {"had": before.head.seq, "hash": before.head.hash}
+            self._notices.append(Event(actor="omote", action=SET_BACK, outcome="failed", details=gone))
         self._settle(seen.head)
         self._known = seen
         return seen

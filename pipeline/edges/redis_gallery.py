@@ -23,7 +23,7 @@ from pipeline.gallery.errors import AwayError
 from pipeline.gallery.keys import Keys, KeysError
 from pipeline.gallery.matcher import Changes, Mark, Matcher, Row
 from pipeline.gallery.protocol import MODEL
-from pipeline.gallery.subjects import Limits
+from pipeline.gallery.subjects import NamespacePolicy
 from pipeline.packets import Pixels
 
 MOST_CHANGES = 5000  # in one answer
@@ -84,10 +84,9 @@ class RedisFeed:
         held = {row.id: row for some in rows for row in some}
         return Changes(Mark(after.birth, version), tuple(held.values()), tuple(latest.keys() - held.keys()))
 
-    def limits(self) -> Limits | None:
+    def policy(self) -> NamespacePolicy:
         """See ``Feed``."""
-        policy = self._store.policy()
-        return policy.limits if "limits" in policy.model_fields_set else None
+        return self._store.policy()
 
     def photo(self, subject_id: str) -> Pixels | None:
         """See ``Feed``."""
@@ -121,10 +120,11 @@ class RedisFeed:
         self._store.close()
 
     def _mark(self) -> Mark:
-        """How the gallery stands now."""
+        """How the gallery stands now; of a restart in between the birth tells that came before, so all is read anew."""
+        birth = self._birth()
         with self._store.link.errors():
             version = self._store.link.client.get(self._store.key.version)
-        return Mark(self._birth(), int(version or 0))
+        return Mark(birth, int(version or 0))
 
     def _birth(self) -> str:
         """Another one after a restart, for a server that was killed may have lost its last changes."""
@@ -225,7 +225,8 @@ class RedisGallery(Matcher):
             namespace: Which gallery.
             model: Name of the net whose templates are compared.
             top: Most subjects of an answer.
-            purpose: Whoever is not to be found for it is left out; nobody if None.
+            purpose: Whoever is not to be found for it is left out, and everybody where the namespace is not to be asked
+                for it; nobody if None.
 
         Raises:
             AwayError: Redis does not answer.

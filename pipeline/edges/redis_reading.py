@@ -140,10 +140,17 @@ class StoreReading:
 
     def subjects(self, after: str = "", limit: int = 100) -> list[Subject]:
         """Some of them, in the order of the bytes of their ids, from the one after ``after``."""
-        low = f"({after}" if after else "-"
-        with self.link.errors():
-            names = self.link.client.zrangebylex(self.key.subjects, low, "+", 0, limit)
-        return list(self.known([name.decode() for name in names]).values())
+        found = dict[str, Subject]()
+        while missing := limit - len(found):  # more than once where some of them are forgotten at this moment
+            low = f"({after}" if after else "-"
+            with self.link.errors():
+                kept = self.link.client.zrangebylex(self.key.subjects, low, "+", 0, missing)
+            names = [name.decode() for name in kept]
+            found |= self.known(names)
+            if len(names) < missing:
+                break
+            after = names[-1]
+        return list(found.values())
 
     def known(self, names: Sequence[str]) -> dict[str, Subject]:
         """Those of a few hundred subjects that are there, by id."""
@@ -159,7 +166,8 @@ class StoreReading:
         """Ids of the templates of a subject, or of all, in order."""
         key = self.key("of", subject_id) if subject_id else self.key.templates
         with self.link.errors():
-            return sorted(name.decode() for name in self.link.client.sscan_iter(key, count=AT_ONCE))
+            found = {name.decode() for name in self.link.client.sscan_iter(key, count=AT_ONCE)}  # it may give one twice
+        return sorted(found)
 
     def owners(self, names: Sequence[str]) -> dict[str, str]:
         """Of whom each of these templates is that are there; none needs to open."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,10 +13,13 @@ from pipeline.edges import redis_layout as layout
 from pipeline.edges.redis_link import Step
 from pipeline.edges.redis_reading import NAMESPACES, StoreReading
 from pipeline.gallery.errors import DuplicateError, RefusedError, UnknownError
+from pipeline.gallery.keys import KeysError
 from pipeline.gallery.protocol import Template
 from pipeline.gallery.subjects import Subject
 
 ATTEMPTS = 50
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,14 +247,18 @@ class GalleryStore(StoreReading):
         return count + sum(self.resealed("erasure", name, self.key.erasures, name) for name in self.erasing())
 
     def resealed(self, kind: str, name: str, key: str, field: str = "") -> int:
-        """Seal one thing anew, unless it is gone or lies under the current key; 1 if it was."""
+        """Seal one thing anew, unless it is gone, lies under the current key, or does not open; 1 if it was."""
         words = [field] if field else []
         read, write = ("HGET", "HSET") if field else ("GET", "SET")
         with self.link.errors():
             kept = self.link.client.execute_command(read, key, *words)
-        if not kept or self.keys.key_of(kept) == self.keys.current:
+        try:
+            if not kept or self.keys.key_of(kept) == self.keys.current:
+                return 0
+            opened = layout.opened(kind, kept, name, self.keys, self.namespace)
+        except KeysError as error:
+            log.warning("the %s of %s stays as it is: %s", kind, name, error)
             return 0
-        opened = layout.opened(kind, kept, name, self.keys, self.namespace)
         fresh = layout.sealed(kind, opened, name, self.keys, self.namespace)
         step = self.step().only_if(kept, read, key, *words)
         return int(step.write(write, key, *words, fresh, *([] if field else ["KEEPTTL"])).done() is not None)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -188,30 +189,22 @@ class TrackStore:
 
     def forget(self, subject_id: str) -> None:
         """Forget the sightings and explanations of a subject, also those that do not open."""
-        link, seen, explained = self._store.link, self._seen(subject_id), self._explained(subject_id)
-        with link.errors():
-            names = [name.decode() for name in link.client.zrange(seen, 0, -1)]
-            reasons = [name.decode() for name in link.client.smembers(explained)]
-        lists = [self._key("sightings"), *self._streams(names)]
+        link, explained = self._store.link, self._explained(subject_id)
+        lists = self._listed(self._store.pseudonym(subject_id))
         with link.errors():
             pipe = link.client.pipeline()
-            for name in reasons:
-                pipe.delete(self._key("explanation", name))
-            for name in names:
-                pipe.delete(self._key("sighting", name))
-            for kind, some in product(lists, in_parts(names)):
-                pipe.zrem(kind, *some)
-            pipe.delete(seen, explained)
-            pipe.execute()
+            for name in link.client.smembers(explained):
+                pipe.delete(self._key("explanation", name.decode()))
+            for kind, names in lists.items():
+                for some in in_parts(names):
+                    pipe.delete(*(self._key("sighting", name) for name in some)).zrem(kind, *some)
+            pipe.delete(explained).execute()
 
     def left(self, pseudonym: str) -> tuple[int, int]:
         """How many sightings and explanations there are of whom the log knows by this pseudonym."""
+        names = set().union(*self._listed(pseudonym).values())
         with self._store.link.errors():
-            client = self._store.link.client
-            names = [name.decode() for name in client.zrange(self._key("seen", pseudonym), 0, -1)]
-            reasons = int(client.scard(self._key("explained", pseudonym)))
-            parts = in_parts([self._key("sighting", name) for name in names])
-            return sum(client.exists(*some) for some in parts), reasons
+            return len(names), int(self._store.link.client.scard(self._key("explained", pseudonym)))
 
     def rename(self, old: str, new: str, ttl_s: float) -> bool:
         """What was seen of ``old`` was seen of ``new``; not all of it if ``old`` leads elsewhere meanwhile."""
@@ -274,13 +267,12 @@ class TrackStore:
         with self._store.link.errors():
             return [key.decode()[len(every) - 1 :] for key in self._store.link.client.scan_iter(every, count=AT_ONCE)]
 
-    def _streams(self, names: Sequence[str]) -> list[str]:
-        """The lists of the streams in which these sightings were; those of all streams where one does not open."""
-        try:
-            streams = {sighting.stream for sighting in self._sightings(names).values()}
-        except KeysError:
-            return [self._key("at", stream) for stream in self._kept("at")]
-        return [self._key("at", stream) for stream in streams]
+    def _listed(self, pseudonym: str) -> dict[str, list[str]]:
+        """The names of somebody's sightings in each list: others keep some whose time in their own list is over."""
+        lists = [self._key("seen", pseudonym), self._key("sightings"), *(self._key("at", s) for s in self._kept("at"))]
+        scan = partial(self._store.link.client.zscan_iter, match=f"*|{pseudonym}", count=AT_ONCE)
+        with self._store.link.errors():
+            return {each: [name.decode() for name, _ in scan(each)] for each in lists}
 
     def _lives_ms(self, ttl_s: float, *lists: str) -> list[int]:
         """How long each list must stay: it still finds what was kept while the time was longer."""

@@ -14,6 +14,7 @@ from pipeline.edges import Sink
 from pipeline.edges.named_gallery import namespace_of
 from pipeline.errors import PipelineError
 from pipeline.gallery.subjects import NamespacePolicy, Sighting, UnknownTrack
+from pipeline.identifiers import explanation_id
 from pipeline.packets import Explanation, FeltFace
 from pipeline.records import ExplanationRecord
 
@@ -89,12 +90,13 @@ class GallerySink(Sink[FeltFace | Explanation]):
             id=face.track_id,
             subject_id=said.subject_id,
             stream=face.stream,
-            at=datetime.now(UTC),
+            at=_taken(face),
             score=said.score,
             threshold=said.threshold,
             margin=said.margin,
             masked=said.masked,
             gallery_version=said.gallery_version,
+            explanation=explanation_id(face.stream, face.epoch, face.seq, face.track_id, "match"),
         )
         self._put(lambda shelf: shelf.note(sighting))
 
@@ -113,7 +115,7 @@ class GallerySink(Sink[FeltFace | Explanation]):
             face.embedding.model,
             face.quality.score,
             masked=face.mask_probability >= 0.5,
-            seen=datetime.now(UTC),
+            seen=_taken(face),
             photo=face.crop,
         )
         self._put(lambda shelf: shelf.keep(track))
@@ -143,6 +145,12 @@ class GallerySink(Sink[FeltFace | Explanation]):
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing)
             return self._waiting.popleft() if self._waiting else None
+
+
+def _taken(face: FeltFace) -> datetime:
+    """When its picture was taken, or now where that is not known; a clock that is fast has nothing kept for longer."""
+    now_s = time.time()
+    return datetime.fromtimestamp(min(face.capture_ns / 1e9, now_s) if face.capture_ns > 0 else now_s, UTC)
 
 
 class Shelf:

@@ -78,7 +78,7 @@ class KafkaSink(Sink[FrameRecord | TrackRecord | MatchRecord | Explanation]):
             record = ExplanationRecord.of(packet) if isinstance(packet, Explanation) else packet
             where = place(record)
             value = record.model_dump_json().encode()
-            self._delivery.send(where.topic, where.stream, value, headers(record, where), time_ms(where))
+            self._delivery.send(where.topic, where.stream, value, headers(record, where), time_ms(where), where.pts_ns)
 
     def flush(self) -> None:
         if self._own:

@@ -22,6 +22,7 @@ CONTAINERS = {"video/mp4": "mp4", "video/mp2t": "mpegts"}
 ACCESS_UNIT, JPEG = "video/h264;unit=au", "image/jpeg"
 BEGINNINGS = {ACCESS_UNIT: (b"\0\0\1", b"\0\0\0\1"), JPEG: (b"\xff\xd8",)}  # a container is opened to see
 CONTENT_TYPES = (*CONTAINERS, ACCESS_UNIT, JPEG)
+NUMBERS = ("epoch", "seq", "pts-ns", "frames", "width", "height", "dlq-origin-time")
 SCHEMA = "omote.video/1.0"  # what the headers of a video message mean
 
 Headers = Sequence[tuple[str, bytes]]
@@ -159,7 +160,7 @@ def read(message: Message) -> VideoMessage:
     if not message.value.startswith(BEGINNINGS.get(content_type, b"")):
         text = f"the message of stream {stream!r} is no {content_type}"
         raise SourceError(text)
-    numbers = {name: _number(said, name) for name in ("epoch", "seq", "pts-ns", "frames", "width", "height")}
+    numbers = {name: _number(said, name) for name in NUMBERS}
     return VideoMessage(
         stream,
         numbers["epoch"],
@@ -169,7 +170,7 @@ def read(message: Message) -> VideoMessage:
         message.value,
         keyframe=said.get("keyframe", "1") == "1",
         eos=said.get("eos", "0") == "1",
-        capture_ns=message.time_ms * 1_000_000,
+        capture_ns=(numbers["dlq-origin-time"] or message.time_ms) * 1_000_000,
         frames=numbers["frames"],
         codec=said.get("codec", ""),
         width=numbers["width"],

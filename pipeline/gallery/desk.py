@@ -9,10 +9,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.audit import Event, Outcome
-from pipeline.gallery.errors import AwayError, ForbiddenError, UnknownError
+from pipeline.gallery.errors import AwayError, ForbiddenError, PictureError, UnknownError
 from pipeline.gallery.faces import Faces
 from pipeline.gallery.matcher import Matcher
 from pipeline.gallery.subjects import Caller, NamespacePolicy, Role
+from pipeline.gallery.uploads import picture
+from pipeline.packets import Pixels
 
 if TYPE_CHECKING:  # what they need is an extra
     from pipeline.edges.redis_audit import AuditLog
@@ -118,6 +120,22 @@ class Desk:
                 self._note(caller, action, question, owed=changing)
         if question.version is not None:
             self.seen(question.version)
+
+    def picture(self, caller: Caller, action: str, data: bytes, subject_id: str = "") -> Pixels:
+        """The picture in a file that is shown with a question; one that is none was asked about all the same.
+
+        Returns:
+            (H, W, 3) uint8 RGB, upright.
+
+        Raises:
+            PictureError: It is none; the question is logged as failed.
+            ForbiddenError: It is none, and the role or the purpose does not allow the question.
+        """
+        try:
+            return picture(data)
+        except PictureError:
+            with self.asked(caller, action, subject_id):
+                raise
 
     def admit(self, caller: Caller, action: str, subject_id: str = "") -> NamespacePolicy:
         """The policy under which ``caller`` may do this; a refusal is logged, too.

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import takewhile
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
 
-from pipeline.gallery.desk import Question
+from pipeline.gallery.desk import Desk, Question
 from pipeline.gallery.errors import AwayError, GalleryError, RefusedError, UnknownError
 from pipeline.gallery.naming import Naming
 from pipeline.gallery.protocol import Template
@@ -45,6 +46,25 @@ class Erasure:
     found: tuple[str, ...]
 
 
+class Unknowns:
+    """The faces that nobody knows as they are at each look; each is opened once, however many people are forgotten."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk, self._held = desk, dict[tuple[str, float], UnknownTrack]()
+
+    def opened(self) -> tuple[list[UnknownTrack], int]:
+        """All of them that open with our keys, and how many do not."""
+        store = self._desk.store
+        with store.link.errors():
+            kept = store.link.client.zrange(store.key("unknowns"), 0, -1, withscores=True)
+        there = [(name.decode(), seen_s) for name, seen_s in kept]  # a better face of a track has another time
+        fresh, shut = self._desk.tracks.opened([each[0] for each in there if each not in self._held])
+        opened = {track.id: track for track in fresh}
+        faces = ((each, opened.get(each[0]) or self._held.get(each)) for each in there)
+        self._held = {each: face for each, face in faces if face}
+        return list(self._held.values()), shut
+
+
 class Erasing(Naming):
     """Forgets subjects. Every method checks the caller first and is logged."""
 
@@ -58,20 +78,23 @@ class Erasing(Naming):
             UnknownError: There is no such subject.
             RefusedError: What shows them is being given to others at this moment; ask again.
         """
+        return self._erase(caller, subject_id, Unknowns(self.desk))
+
+    def _erase(self, caller: Caller, subject_id: str, unknowns: Unknowns) -> SignedReceipt:
         with self.desk.asked(caller, "delete", subject_id) as question:
             note = self.desk.store.unfinished(self.desk.store.pseudonym(subject_id))
-            note = note or self._begin(caller, subject_id, question)
+            note = note or self._begin(caller, subject_id, question, unknowns)
             return self._finish(note, question)
 
-    def _begin(self, caller: Caller, subject_id: str, question: Question) -> dict[str, Any]:
+    def _begin(self, caller: Caller, subject_id: str, question: Question, unknowns: Unknowns) -> dict[str, Any]:
         """Remove templates and photos, and note what is left to do; from then on it is logged whatever happens."""
-        note = partial(self._note, caller, subject_id, question.policy)
+        note = partial(self._note, caller, subject_id, question.policy, unknowns)
         removed = self.desk.store.remove_subject(subject_id, note)
         question.version, question.count = removed.version, removed.vectors
         return removed.note
 
     def _note(
-        self, caller: Caller, subject_id: str, policy: NamespacePolicy, template_ids: Sequence[str]
+        self, caller: Caller, subject_id: str, policy: NamespacePolicy, unknowns: Unknowns, template_ids: Sequence[str]
     ) -> dict[str, Any]:
         """What is to go beside these templates, counted before it goes: the receipt is the same whoever finishes it."""
         store, tracks = self.desk.store, self.desk.tracks
@@ -80,9 +103,9 @@ class Erasing(Naming):
         anchors = store.negatives()
         own, own_shut = store.opened(set(template_ids) - anchors)
         others, others_shut = store.opened(anchors - set(template_ids))
-        unknowns, unknowns_shut = tracks.opened()
-        alike, shut = _alike(own, unknowns, policy.limits), own_shut + others_shut + unknowns_shut
-        comparable = (own or own_shut) and (others or others_shut or unknowns or unknowns_shut)
+        faces, faces_shut = unknowns.opened()
+        alike, shut = _alike(own, faces, policy.limits), own_shut + others_shut + faces_shut
+        comparable = (own or own_shut) and (others or others_shut or faces or faces_shut)
         return {
             "receipt": uuid4().hex,
             "asked_by": caller.name,
@@ -155,38 +178,42 @@ class Erasing(Naming):
             names, begun = list(self._every_subject()), self.desk.store.erasing()
             said.count, said.details = len(names) + len(begun), {"what": "everybody"}
         failed: list[GalleryError] = []
-        receipts = self._finish_begun(caller, failed)
+        receipts, unknowns = self._finish_begun(caller, begun, failed), Unknowns(self.desk)
         for name in names:
             with _one_of_many(failed):
-                receipts.append(self.erase(caller, name))
+                receipts.append(self._erase(caller, name, unknowns))
         _raise_first(failed)
         return receipts
 
-    def forget_expired(self, caller: Caller) -> list[SignedReceipt]:
+    def forget_expired(self, caller: Caller, over: Callable[[], bool] = lambda: False) -> list[SignedReceipt]:
         """Forget those whose date has passed; matchers do not match them from that date.
 
-        Erasures and renamings that were interrupted, whoever asked for them, are finished.
+        Erasures and renamings that were interrupted, whoever asked for them, are finished. What is left once ``over``
+        says so is for the next time.
 
         Raises:
             GalleryError: Something of it could not be done; all else is.
         """
-        failed: list[GalleryError] = []
-        receipts = self._finish_begun(caller, failed)
-        for name in self.desk.store.expired(time.time()):
+        failed, unknowns = list[GalleryError](), Unknowns(self.desk)
+        going = partial(takewhile, lambda _: not over())
+        receipts = self._finish_begun(caller, going(self.desk.store.erasing()), failed)
+        for name in going(self.desk.store.expired(time.time())):
             with _one_of_many(failed):
                 expires = self.desk.store.subject(name).expires
                 if expires is not None and expires <= datetime.now(UTC):
-                    receipts.append(self.erase(caller, name))
-        for old, new in self.desk.store.renamed().items():
+                    receipts.append(self._erase(caller, name, unknowns))
+        for old, new in going(self.desk.store.renamed().items()):
             with _one_of_many(failed):
                 self._follow_name(old, new, self.desk.store.policy())
         _raise_first(failed)
         return receipts
 
-    def _finish_begun(self, caller: Caller, failed: list[GalleryError]) -> list[SignedReceipt]:
+    def _finish_begun(
+        self, caller: Caller, pseudonyms: Iterable[str], failed: list[GalleryError]
+    ) -> list[SignedReceipt]:
         """Finish the erasures that were interrupted."""
         receipts: list[SignedReceipt] = []
-        for pseudonym in self.desk.store.erasing():
+        for pseudonym in pseudonyms:
             with _one_of_many(failed):
                 if note := self.desk.store.unfinished(pseudonym):
                     with self.desk.asked(caller, "delete", note["subject"]) as question:

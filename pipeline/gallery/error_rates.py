@@ -39,8 +39,8 @@ class Suggestion(Kept):
     Attributes:
         threshold: Least cosine.
         margin: Least distance to the second-best subject.
-        promised_far: At most this share of strangers, each seen once, reaches the threshold with any subject. Margin
-            and votes can only make it smaller.
+        promised_far: At most this share of strangers, by one picture, reaches the threshold with any subject. The score
+            of a track is the mean over its pictures, and reaches what one of them reaches at most.
         counted_far: The share of the subjects that did so when they were left out.
         miss_rate: Share of enrolled people who do not reach it with one picture.
         ambiguous_rate: Share of them who do, but are too close to somebody else to be named.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -58,6 +57,8 @@ class Keeping(Searching):
     def change_subject(self, caller: Caller, subject_id: str, **changes: Any) -> Subject:
         """Change metadata, consent, purposes, date or, as ``id``, the name: all of it or nothing.
 
+        Whose date is taken away has that of the policy.
+
         Raises:
             UnknownError: There is no such subject.
             DuplicateError: There is one of the new name.
@@ -68,7 +69,10 @@ class Keeping(Searching):
             if "id" in changes:
                 self._free(named(changes["id"]).id, said.policy)
             said.details["what"] = ", ".join(changes)
-            subject, said.version = self.desk.store.change(subject_id, partial(_changed, changes))
+            lifetime_s = said.policy.subject_ttl_s
+            subject, said.version = self.desk.store.change(
+                subject_id, lambda it: _changed(changes, it).dated(lifetime_s)
+            )
             self._follow_names(subject.id, said.policy)
             if subject.id != subject_id:
                 said.details["to"] = self.desk.store.pseudonym(subject.id)

@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.errors import PipelineError
 from pipeline.gallery.index import Index
 from pipeline.gallery.protocol import Candidates
-from pipeline.gallery.subjects import Limits
+from pipeline.gallery.subjects import NamespacePolicy
 from pipeline.packets import Candidate, Floats, Pixels
 
 FRESH_S = 2.0  # a feed answers at least once a second, also where nothing has changed
@@ -91,8 +91,8 @@ class Feed(Protocol):
             PipelineError: The truth is away.
         """
 
-    def limits(self) -> Limits | None:
-        """What decisions are held against by now; None where nobody has said.
+    def policy(self) -> NamespacePolicy:
+        """What the namespace allows by now.
 
         Raises:
             PipelineError: The truth is away.
@@ -147,7 +147,8 @@ class Matcher:
             feed: The truth; closed with the matcher.
             name: What answers call this gallery.
             top: Most subjects of an answer.
-            purpose: Whoever is not to be found for it is left out; nobody if None.
+            purpose: Whoever is not to be found for it is left out, and everybody where the namespace is not to be asked
+                for it; nobody if None.
             later: Read only when something is to be matched.
 
         Raises:
@@ -156,7 +157,7 @@ class Matcher:
         self.name, self._feed, self._top, self._purpose = name, feed, top, purpose
         self._stopped, self._moved, self._lock = threading.Event(), threading.Condition(), threading.Lock()
         self._read_memory: Memory | None = None
-        self._limits: Limits | None = None
+        self._policy = NamespacePolicy()
         self._heard_s = 0.0
         self._thread: threading.Thread | None = None
         if not later:
@@ -175,7 +176,7 @@ class Matcher:
         """
         with self._lock:
             if self._read_memory is None:
-                self._limits = self._feed.limits()
+                self._policy = self._feed.policy()
                 memory = self._read_memory = self._snapshot()
                 self._feed.confirm(memory.mark, len(memory.index))
                 self._heard_s = time.monotonic()
@@ -192,7 +193,9 @@ class Matcher:
     def lost(self) -> int:
         """See ``Gallery``; 0 before it has read the gallery."""
         memory = self._read_memory
-        return min(memory.lost, memory.mark.version) if memory else 0
+        if memory is None:
+            return 0
+        return min(memory.lost, memory.mark.version) if self._serves(self._policy) else memory.mark.version + 1
 
     @property
     def stale_s(self) -> float:
@@ -210,12 +213,15 @@ class Matcher:
         ``top`` is how many, where it is not the matcher's own number.
         """
         del masked
-        stale_s, memory = self.stale_s, self.read()
+        stale_s, memory, policy = self.stale_s, self.read(), self._policy
         version, lost = memory.mark.version, memory.lost  # before the search: whoever it finds was not lost by then
+        limits = policy.limits if "limits" in policy.model_fields_set else None
+        if not self._serves(policy):
+            return [Candidates((), self.name, version, stale_s, version + 1, limits) for _ in vectors]
         found = memory.index.search(vectors, top or self._top) if len(vectors) else []
         if memory is not self._read_memory:  # it was replaced, and cleared, meanwhile
             return self.match(vectors, [], top)
-        return [Candidates(_dated(best, memory), self.name, version, stale_s, lost, self._limits) for best in found]
+        return [Candidates(_dated(best, memory), self.name, version, stale_s, lost, limits) for best in found]
 
     def vectors(self, subject_id: str) -> Floats:
         """(N, D) templates of a subject."""
@@ -261,7 +267,7 @@ class Matcher:
         while not self._stopped.is_set():
             try:
                 self._advance(self._feed.changes(self.read().mark, WAIT_S))
-                self._limits = self._feed.limits()
+                self._policy = self._feed.policy()
                 self._heard_s = time.monotonic()
             except PipelineError as error:
                 if self._stopped.is_set():
@@ -299,9 +305,12 @@ class Matcher:
                 del memory.since[who]
         memory.mark = changes.mark
 
+    def _serves(self, to: NamespacePolicy | Row) -> bool:
+        """Whether what it is asked for is what the namespace, or somebody, agrees to."""
+        return self._purpose is None or not to.purposes or self._purpose in to.purposes
+
     def _is_matched(self, row: Row, now: float) -> bool:
-        agreed = self._purpose is None or not row.purposes or self._purpose in row.purposes
-        return agreed and row.until > now
+        return self._serves(row) and row.until > now
 
     def _is_new(self, memory: Memory, row: Row) -> bool:
         """Whether a row can only add to what is found."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from zipfile import BadZipFile
@@ -86,7 +87,7 @@ class MemoryGallery:
         """Nothing is held open."""
 
     def save(self, path: str | Path) -> None:
-        """Write the gallery to one file, in numpy's ``.npz`` format.
+        """Write the gallery to one file, in numpy's ``.npz`` format, unsealed: a new file is its owner's alone to read.
 
         Raises:
             SinkError: The file cannot be written.
@@ -102,7 +103,7 @@ class MemoryGallery:
         }
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            with Path(path).open("wb") as file:
+            with open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
                 np.savez_compressed(file, allow_pickle=False, **columns)
         except OSError as error:
             message = f"cannot write the gallery {path}: {error.strerror}; free some space or choose another folder"

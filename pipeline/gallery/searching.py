@@ -259,7 +259,7 @@ class Searching:
     def _allowed(self, caller: Caller, found: Found) -> Found:
         """Nobody is named for a purpose that they did not agree to, be it as the second-best."""
         there = self.desk.store.known([each.subject_id for each in found.candidates])
-        agreed = {name for name, subject in there.items() if _agreed(subject, caller)}
+        agreed = {name for name, subject in there.items() if subject.agreed(caller.purpose)}
         candidates = tuple(each for each in found.candidates if each.subject_id in agreed)
         if found.decision not in {"known", "ambiguous"} or found.subject_id in agreed:
             return replace(found, candidates=candidates)
@@ -277,7 +277,7 @@ class Searching:
         if not subject.matched(datetime.now(UTC)):
             message = f"there is no subject {subject.id!r} who may be matched: the consent was withdrawn, or it is over"
             raise UnknownError(message)
-        if not _agreed(subject, caller):
+        if not subject.agreed(caller.purpose):
             message = f"{subject.id!r} has not agreed to be found for {caller.purpose or 'no purpose'!r}"
             raise ForbiddenError(message)
         return subject, [template for template in own if template.model == self.desk.faces.model]
@@ -298,10 +298,6 @@ def _tell(said: Question, found: Sequence[Found]) -> None:
     said.about = sorted({each.subject_id for each in found if each.decision == "known"})[:MOST_NAMED]
     named = {each.subject_id for each in found} | {other.subject_id for each in found for other in each.candidates}
     said.shown, said.count = named - {"", *said.about}, len(found)
-
-
-def _agreed(subject: Subject, caller: Caller) -> bool:
-    return not subject.purposes or caller.purpose in subject.purposes
 
 
 def _claim(vector: Floats, subject: Subject, own: Sequence[Template], limits: Limits, *, masked: bool) -> Found:

@@ -164,11 +164,14 @@ class GalleryService(Erasing):
             return len(gone)
 
     def export(self, caller: Caller, *, photos: bool = False) -> MemoryGallery:
-        """Everybody who may be matched, as a gallery that a file can hold: vectors in the clear, no metadata."""
+        """Everybody who may be matched for what ``caller`` asks, as a gallery that a file can hold.
+
+        Vectors are in the clear, and there is no metadata.
+        """
         with self.desk.asked(caller, "export") as said:
-            store, now = self.desk.store, datetime.now(UTC)
-            allowed = {name for name in self._every_subject() if store.subject(name).matched(now)}
-            net = self.desk.faces.model
+            store, now, net = self.desk.store, datetime.now(UTC), self.desk.faces.model
+            subjects = map(store.subject, self._every_subject())
+            allowed = {each.id for each in subjects if each.matched(now) and each.agreed(caller.purpose)}
             gallery = MemoryGallery(name=store.namespace, model=net)
             kept = [e for e in self._all() if e.subject_id in allowed and not e.negative and e.model == net]
             gallery.enrol(replace(each, photo=store.photo(each.id) if photos else None) for each in kept)
@@ -176,7 +179,9 @@ class GalleryService(Erasing):
             return gallery
 
     def take_in(self, caller: Caller, gallery: MemoryGallery) -> int:
-        """Enrol what a gallery holds; how many templates. Nothing is written before everybody may be enrolled.
+        """Enrol what a gallery holds; how many templates of it were not there yet.
+
+        Nothing is written before everybody may be enrolled. Photos are kept where the policy says so.
 
         Raises:
             InvalidError: Its vectors are of another net, or a subject's name can be none.
@@ -191,12 +196,12 @@ class GalleryService(Erasing):
             if busy := next((name for name in gallery.subjects if self.desk.store.pseudonym(name) in erasing), ""):
                 message = f"the erasure of who was {busy!r} is not finished yet; ask for it again, or wait a minute"
                 raise RefusedError(message)
-            now, subjects = datetime.now(UTC), [self._subject(name, said.policy) for name in gallery.subjects]
+            subjects = [self._subject(name, said.policy) for name in gallery.subjects]
             for subject, new in subjects:
-                own = [each for each in gallery.templates if each.subject_id == subject.id]
-                fresh = [replace(each, id=str(uuid4()), created=now) for each in own]
-                said.version = self.desk.store.enrol(subject, fresh, new=new)
-                said.count += len(own)
+                if fresh := self._missing(subject.id, gallery):
+                    kept = fresh if said.policy.keep_photos else [replace(each, photo=None) for each in fresh]
+                    said.version = self.desk.store.enrol(subject, kept, new=new)
+                    said.count += len(kept)
             self.desk.follow_policy(said, gallery.subjects)
             return said.count
 
@@ -210,7 +215,8 @@ class GalleryService(Erasing):
 
         Where this was interrupted, ask again: who has the right date is not written anew.
         """
-        with self.desk.asked(caller, "policy"):
+        with self.desk.asked(caller, "policy") as said:
+            said.details["what"] = ", ".join(name for name, value in policy if value != getattr(said.policy, name))
             self.desk.store.set_policy(policy)
             if self.desk.store.lifetimes():  # else no date was ever given by a policy
                 self.desk.redate(list(self._every_subject()))
@@ -261,6 +267,14 @@ class GalleryService(Erasing):
     def close(self) -> None:
         """End the connections."""
         self.desk.close()
+
+    def _missing(self, subject_id: str, gallery: MemoryGallery) -> list[Template]:
+        """What ``gallery`` holds of a subject and this one does not."""
+        own, _ = self.desk.store.opened(self.desk.store.template_ids(subject_id))
+        held = {each.vector.tobytes() for each in own if not each.negative}
+        told = {each.vector.tobytes(): each for each in gallery.templates if each.subject_id == subject_id}
+        now = datetime.now(UTC)
+        return [replace(each, id=str(uuid4()), created=now) for vector, each in told.items() if vector not in held]
 
     def _refuse_loss(self, gone: Sequence[Template], left: Sequence[Template], *, leave_bare: bool) -> None:
         """Refuse to forget templates of an old net where nothing stands for them among those that are ``left``."""

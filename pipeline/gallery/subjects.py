@@ -82,6 +82,10 @@ class Subject(Kept):
         """Whether a face may be matched with them at ``now``."""
         return self.consent != "withdrawn" and (self.expires is None or now < self.expires)
 
+    def agreed(self, purpose: str) -> bool:
+        """Whether they may be found for a purpose."""
+        return not self.purposes or purpose in self.purposes
+
     def dated(self, lifetime_s: float | None, former_s: Collection[float] = ()) -> Subject:
         """They, under a policy by which subjects are forgotten after ``lifetime_s``, or never if None.
 
@@ -137,7 +141,7 @@ class UnknownTrack:
     Attributes:
         id: Id of its track.
         stream: Where it was seen.
-        vector: (512,) float32, unit length: the template of the track.
+        vector: (512,) float32, unit length, of its best shot.
         model: Name of the net that made the vector.
         quality: In [0, 1], of its best shot.
         masked: Whether it wore a mask.
@@ -164,12 +168,13 @@ class Sighting(Kept):
         id: Id of the track; a track is seen once as the same subject.
         subject_id: Who.
         stream: Where.
-        at: When.
+        at: When the picture was taken.
         score: Cosine similarity.
         threshold: What it was held against.
         margin: Distance to the second-best subject.
         masked: Whether the threshold for masked faces was used.
         gallery_version: Version that answered.
+        explanation: Id under which it says why, once that is worked out.
     """
 
     id: str
@@ -181,6 +186,7 @@ class Sighting(Kept):
     margin: float
     masked: bool
     gallery_version: int
+    explanation: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from typing import Any, cast
+from uuid import uuid4
 
 import ray
 from ray import serve
@@ -259,6 +260,8 @@ def run_on_ray(
 ) -> None:
     """Run one source until it ends, its stages without state on the cluster; see ``run_local``.
 
+    They are its own: others that run on the cluster keep theirs.
+
     Raises:
         GraphError: The cluster cannot hold the graph.
         PipelineError: What ended the first journey that failed.
@@ -266,7 +269,7 @@ def run_on_ray(
     with ExitStack() as stack:
         if source is not None:
             stack.callback(source.close)
-        deployments = Deployments(graph, scale)
+        deployments = Deployments(graph, scale, f"{APPLICATION}-run-{uuid4().hex}")
         stack.pop_all()  # from here on the local runner closes it
     with closing(deployments):
         # A call that waits for a replica holds a thread, so there are as many as calls under way.

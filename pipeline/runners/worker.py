@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from pipeline.errors import PipelineError, StageError
 from pipeline.operator import KeyedOperator
 from pipeline.walk import Journey
+
+log = logging.getLogger(__name__)
 
 
 class Worker:
@@ -35,8 +38,13 @@ class Worker:
         self._built.close()
 
     def restore(self, stream: str, state: Any) -> None:
-        """Go on with ``state``, which another worker left behind."""
-        self._states[stream] = state
+        """Go on with ``state``, which another worker left behind; with none that an operator of another kind left."""
+        kind = type(self._built.start(stream))
+        if type(state) is kind:
+            self._states[stream] = state
+        else:
+            what = f"a {type(state).__name__} was remembered, not a {kind.__name__}"
+            log.warning("stage %r begins stream %r anew: %s", self._name, stream, what)
 
     def _run(self, journey: Journey, batch: list[Any]) -> list[Any]:
         if isinstance(self._built, KeyedOperator):

@@ -142,13 +142,13 @@ class LocalServer(LocalProcess):
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that the system gives to nobody by itself, so that they are free again after a restart."""
-    found: list[int] = []
+    """Different ports that the system gives to nobody by itself, so that they are free again after a restart."""
+    found: set[int] = set()
     while len(found) < count:
         port = random.randrange(20_000, 30_000)
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            found.append(port)
-    return found
+            found.add(port)
+    return list(found)
 
 
 def listens(port: int) -> bool:

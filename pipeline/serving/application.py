@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import ray
 from fastapi import FastAPI
 from ray import serve
+from ray.serve.context import _get_global_client
 
 from pipeline.edges.kafka_topics import create_topics
 from pipeline.errors import GraphError
@@ -131,6 +133,29 @@ def end(actor: Any) -> None:
     ray.kill(actor, no_restart=True)
 
 
+class Claim:
+    """Is there as long as the process that serves, however that ends."""
+
+
+@contextmanager
+def claimed(application: str = APPLICATION) -> Iterator[None]:
+    """Nobody else serves ``application`` on this cluster before the end of the block: either would end the other.
+
+    Raises:
+        GraphError: Somebody serves it.
+    """
+    options: dict[str, Any] = {"name": f"{application}-claim", "namespace": NAMESPACE, "num_cpus": 0}
+    try:
+        claim: Any = ray.remote(Claim).options(**options).remote()
+    except ValueError as error:
+        message = f"another process serves {application!r} on this Ray cluster; end it first, or use another cluster"
+        raise GraphError(message) from error
+    try:
+        yield
+    finally:
+        ray.kill(claim)
+
+
 @contextmanager
 def running(
     plan: Plan, scale: Scale, settings: ApiSettings, *, partitions: int = 4, application: str = APPLICATION
@@ -145,23 +170,52 @@ def running(
         application: Name of the application in Serve, and what the names of actors begin with.
 
     Raises:
-        GraphError: The cluster cannot hold the graph, or the API cannot listen.
+        GraphError: The cluster cannot hold the graph, the API cannot listen, or somebody else serves there.
         SourceError: Kafka does not answer, or does not let us.
     """
     create_topics(plan.kafka, partitions)
-    options = {"host": settings.host, "port": settings.port}
-    serve.start(proxy_location="HeadOnly", http_options=options, logging_config={"log_level": "WARNING"})
-    deployments = Deployments(plan.graph, scale, application)
-    try:
-        ingress: Any = cast("Any", serve.deployment)(Ingress, name="api", ray_actor_options={"num_cpus": 0})
-        _run(ingress.bind(plan, scale, settings, application), f"{application}-api")
-        try:
-            yield System(f"http://{settings.host}:{settings.port}", deployments, application)
-        finally:
-            end(ray.get_actor(_name(application), NAMESPACE))
-            serve.delete(f"{application}-api")
-    finally:
-        deployments.close()
+    with claimed(application):
+        listen(settings, application)
+        with closing(Deployments(plan.graph, scale, application)) as deployments:
+            try:
+                ingress: Any = cast("Any", serve.deployment)(Ingress, name="api", ray_actor_options={"num_cpus": 0})
+                _run(ingress.bind(plan, scale, settings, application), f"{application}-api")
+                yield System(f"http://{settings.host}:{settings.port}", deployments, application)
+            finally:
+                with suppress(ValueError):  # the API did not get as far as to start one
+                    end(ray.get_actor(_name(application), NAMESPACE))
+                serve.delete(f"{application}-api")
+
+
+def listen(settings: ApiSettings, application: str = APPLICATION) -> None:
+    """Start Serve so that it listens where the settings say: one that has begun elsewhere would not follow them.
+
+    Raises:
+        GraphError: Others than ``application`` have it run, and need it as it is.
+    """
+    wanted, options = (settings.host, settings.port), {"host": settings.host, "port": settings.port}
+    start = partial(serve.start, "HeadOnly", options, logging_config={"log_level": "WARNING"})
+    start()
+    found = _address()
+    if found == wanted:
+        return
+    if others := sorted(serve.status().applications.keys() - {application, f"{application}-api"}):
+        where = f"listens at {found[0]}:{found[1]}" if found else "does not listen at all"
+        message = (
+            f"the API cannot listen at {settings.host}:{settings.port}: Ray Serve {where} on this cluster, and runs "
+            f"{others} there; end these first, or let OMOTE_API_HOST and OMOTE_API_PORT name where it listens"
+        )
+        raise GraphError(message)
+    serve.shutdown()  # type: ignore[no-untyped-call]
+    start()
+
+
+def _address() -> tuple[str, int] | None:
+    """Host and port at which Serve listens; None where it does not."""
+    client: Any = _get_global_client()
+    if client.get_serve_details()["proxy_location"] == "Disabled":
+        return None
+    return client.http_config.host, client.http_config.port
 
 
 def _gallery(plan: Plan, host: str) -> FastAPI | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ from pipeline.state_codec import encode
 from pipeline.walk import Journey
 
 log = logging.getLogger(__name__)
+
+TRACE = re.compile("[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # what W3C calls traceparent
 
 OnDelivered = Callable[[Journey], None]
 
@@ -96,6 +99,7 @@ class Courier:
             self._open = True
         remembered = {**self._states.get(chunk.stream, {}), **journey.states}
         self._states[chunk.stream] = remembered
+        self._delivery.traces = _traces(chunk)
         for after, sink in self._sinks:
             sink(journey, [packet for up in after for packet in journey.out[up]])
         if isinstance(chunk, BrokerChunk) and chunk.partial:
@@ -128,6 +132,14 @@ class Courier:
         if self._open:
             self._open = False
             self._delivery.abort()
+
+
+def _traces(chunk: Chunk) -> list[tuple[int, str]]:
+    """The trace of each message, from its first picture on; empty where it has none."""
+    messages = chunk.messages if isinstance(chunk, BrokerChunk) else ()
+    traces = [message.said.get("traceparent", "") for message in messages]
+    pairs = zip(chunk.units, traces, strict=False)  # a container has more units, all of one message
+    return [(unit.pts_ns or 0, trace if TRACE.fullmatch(trace) else "") for unit, trace in pairs]
 
 
 def hot(graph: Graph) -> dict[str, Stage]:

@@ -76,7 +76,8 @@ class StreamWorker:
             node=node,
             idle_s=round(self._work.idle_s(), 1),
         )
-        return Report(view, self._work.views())
+        held_up = self._reason if state != "running" else ""
+        return Report(view, [_waiting(each, held_up) if held_up else each for each in self._work.views()])
 
     def stop(self) -> bool:
         """Deliver what is on its way, and end; whether that was done in time."""
@@ -113,6 +114,13 @@ class StreamWorker:
             except Exception as error:  # whatever it is, another process does not have it
                 log.exception("%s ends", self._work.name)
                 end_process(f"{self._work.name}: {type(error).__name__}")
+
+
+def _waiting(view: StreamView, reason: str) -> StreamView:
+    """A stream whose worker waits: it stands still for the same ``reason``, unless nothing came of it anyway."""
+    if view.source == "kafka" and view.state != "online":
+        return view
+    return view.model_copy(update={"state": "reconnecting", "reason": reason})
 
 
 def _end_with(parent: int) -> None:

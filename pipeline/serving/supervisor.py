@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from threading import Lock, Thread
 
 import ray
+from pydantic import ValidationError
 
 from pipeline.edges.kafka_topics import video_partitions
 from pipeline.edges.redis_registry import RegistryError
@@ -56,6 +57,7 @@ class Supervisor:
         self._registry_read = False
         self._partitions, self._counted_s = 0, -PARTITIONS_S
         self._rejected: dict[str, StreamView] = {}
+        self._unread: dict[str, StreamView] = {}
         self._told: dict[str, StreamView] = {}
         self._moved_s = time.monotonic()
         self._changing, self._closed = Lock(), False
@@ -98,7 +100,8 @@ class Supervisor:
 
     def streams(self) -> list[StreamView]:
         """See ``Streams.streams``."""
-        found = {**self._rejected, **{spec.id: _beginning(spec) for spec in list(self._cameras.values())}}
+        beginning = {spec.id: _beginning(spec) for spec in list(self._cameras.values())}
+        found = {**self._rejected, **self._unread, **beginning}
         for name, report in list(self._crew.reports.items()):
             lost = self._crew.lost(name)
             found |= {view.id: _lost(view) if lost else view for view in report.streams}
@@ -171,7 +174,10 @@ class Supervisor:
         except RegistryError as error:
             log.warning("cameras are not known: %s", error)
             return
-        self._cameras = {name: StreamSpec.model_validate_json(text) for name, text in texts.items()}
+        self._cameras, unread = understood(texts)
+        for stream in unread.keys() - self._unread.keys():
+            log.warning("camera %r is not watched: %s", stream, unread[stream].reason)
+        self._unread = {stream: self._unread.get(stream, view) for stream, view in unread.items()}
         self._registry_read = True
 
     def _admit(self, spec: StreamSpec) -> None:
@@ -214,6 +220,18 @@ class Supervisor:
     def _publish(self, view: StreamView) -> None:
         status = StreamStatus(view.id, view.state, view.reason, view.epoch, view.last_pts_ns, view.since, view.source)
         self._statuses.tell(status)
+
+
+def understood(texts: Mapping[str, str]) -> tuple[dict[str, StreamSpec], dict[str, StreamView]]:
+    """The cameras that the registry holds, and what to say of entries that this omote cannot read."""
+    cameras, unread = {}, {}
+    for name, text in texts.items():
+        try:
+            cameras[name] = StreamSpec.model_validate_json(text)
+        except ValidationError:
+            reason = "this omote does not understand its entry in Redis; upgrade omote, or remove it and add it again"
+            unread[name] = StreamView(id=name, source="rtsp", state="rejected", reason=reason, since=datetime.now(UTC))
+    return cameras, unread
 
 
 def _said(view: StreamView) -> tuple[str, str, int]:

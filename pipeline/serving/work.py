@@ -17,12 +17,13 @@ from typing import Any, Literal
 from pydantic import SecretStr
 
 from pipeline.edges import Source
-from pipeline.edges.delivery import AtLeastOnce, Delivery, Restored, Transactions
+from pipeline.edges.delivery import GROUP, AtLeastOnce, Delivery, Restored, Transactions
 from pipeline.edges.from_kafka import KafkaSource
 from pipeline.edges.kafka_settings import KafkaSettings
 from pipeline.edges.redis_registry import Registry
 from pipeline.edges.rtsp import RtspSource
 from pipeline.edges.watchdog import end_process, limited
+from pipeline.errors import SourceError
 from pipeline.graph import Graph
 from pipeline.packets import Frame
 from pipeline.runners.local import CallStage, run_local
@@ -47,7 +48,6 @@ class Plan:
         graph: What to run; it needs no source.
         kafka: How to reach Kafka.
         redis: URL of Redis.
-        group: Consumer group to which offsets are written; its workers fence each other.
         delivery: ``exactly-once`` for readers of committed messages; or, for brokers without transactions,
             ``at-least-once``: what comes twice has the same ``ce_id``.
         window: Micro-batches of a worker on their way at once.
@@ -57,7 +57,6 @@ class Plan:
     graph: Graph
     kafka: KafkaSettings
     redis: SecretStr
-    group: str = "omote"
     delivery: Literal["exactly-once", "at-least-once"] = "exactly-once"
     window: int = 3
     threads: int = 2
@@ -65,11 +64,11 @@ class Plan:
     def delivered(self, **what: Any) -> Delivery:
         """A delivery of this plan; see ``Delivery``."""
         kind = Transactions if self.delivery == "exactly-once" else AtLeastOnce
-        return kind(self.kafka, group=self.group, **what)
+        return kind(self.kafka, **what)
 
     def registry(self) -> Registry:
         """The cameras and counters of this system."""
-        return Registry(self.redis, f"{self.kafka.prefix}{self.group}.")
+        return Registry(self.redis, f"{self.kafka.prefix}{GROUP}.")
 
 
 class Work(ABC):
@@ -141,7 +140,7 @@ class Work(ABC):
         plan = self._plan
         with limited("reading what was remembered", TAKE_OVER_S, end_process):
             restored = delivery.restore()
-        states = {stream: decode(known.state) for stream, known in restored.items() if known.state}
+        states = self._remembered(restored)
         with closing(Courier(plan.graph, delivery, states, self._delivered)) as courier:
             with limited("opening the source", TAKE_OVER_S, end_process):
                 self._courier, self._source = courier, self._opened(delivery, restored)
@@ -153,6 +152,16 @@ class Work(ABC):
                 alone, self._source, window=plan.window, threads=plan.threads, elsewhere=self._elsewhere,
                 deliver=courier, states=states, shared={"settings": plan.kafka},
             )  # fmt: skip
+
+    def _remembered(self, restored: Mapping[str, Restored]) -> dict[str, dict[str, Any]]:
+        """What the stages of this graph know of each stream; one whose state cannot be read begins anew."""
+        states: dict[str, dict[str, Any]] = {}
+        for stream, data in ((stream, known.state) for stream, known in restored.items() if known.state):
+            try:
+                states[stream] = {n: state for n, state in decode(data).items() if self._plan.graph.keyed(n)}
+            except SourceError as error:
+                log.warning("%s: stream %r begins anew behind what was read of it: %s", self.name, stream, error)
+        return states
 
     def _delivered(self, journey: Journey) -> None:
         self._delivered_s = time.monotonic()

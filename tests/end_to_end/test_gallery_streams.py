@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -31,6 +32,7 @@ pytestmark = [pytest.mark.usefixtures("weights_ready")]
 GRAPH = Path(__file__).parents[2] / "deploy" / "graphs" / "faces.yaml"
 OPERATOR = Caller("test", "admin", "test")
 KNOWN, STRANGER = "George_W_Bush", "Serena_Williams"
+TAKEN = datetime.now(UTC) - timedelta(hours=1)
 Records = list[tuple[str, str]]
 
 
@@ -55,7 +57,9 @@ def shown(face: Pixels) -> Pixels:
 
 def film(people: Cast, name: str, frames: int = 32) -> MemorySource:
     faces = people.faces[name]
-    return MemorySource(raw_chunks([shown(faces[n // 16 % len(faces)]) for n in range(frames)], stream=name))
+    chunks = raw_chunks([shown(faces[n // 16 % len(faces)]) for n in range(frames)], stream=name)
+    taken_ns = round(TAKEN.timestamp() * 1e9)
+    return MemorySource([replace(chunk, capture_ns=taken_ns + chunk.pts_ns) for chunk in chunks])
 
 
 def decisions(graph: Graph, source: MemorySource) -> Records:
@@ -94,6 +98,9 @@ def test_a_life_in_the_gallery(gallery: tuple[GalleryService, Graph], people: Ca
     (sighting,) = service.matches(OPERATOR, stream=KNOWN).sightings
     assert (sighting.subject_id, sighting.stream) == (KNOWN, KNOWN)
     assert sighting.score >= sighting.threshold
+    assert abs(sighting.at - TAKEN) < timedelta(seconds=2)
+
+    assert service.desk.tracks.explanation(sighting.explanation)["target"] == KNOWN
 
     eventually(lambda: service.clusters(OPERATOR))
     (cluster,) = service.clusters(OPERATOR)

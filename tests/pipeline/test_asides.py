@@ -95,6 +95,18 @@ def test_a_failure_aside_is_told_at_the_end(run: Run, graph: Callable[..., Graph
     assert kept[-1] == "closed"
 
 
+def test_a_failure_aside_is_logged_at_once(graph: Callable[..., Graph], caplog: pytest.LogCaptureFixture) -> None:
+    logged: list[bool] = []
+    with pytest.raises(StageError):
+        run_local(
+            graph([], use="Fragile", at=[0]),
+            source(40),
+            window=1,
+            on_journey=lambda journey, walk: logged.append("frame 0 is cursed" in caplog.text),
+        )
+    assert logged[-1]
+
+
 def test_work_is_dropped_and_counted_when_too_much_of_it_waits(
     graph: Callable[..., Graph], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,6 +90,7 @@ def test_a_saved_gallery_is_the_same_when_it_is_opened(tmp_path: Path) -> None:
     )
     file = tmp_path / "new" / "people.npz"
     gallery.save(file)
+    assert file.stat().st_mode & 0o777 == 0o600, "vectors in it are not sealed"
     opened = MemoryGallery(str(file))
     assert opened.subjects == gallery.subjects
     assert opened.version == 3

@@ -69,8 +69,8 @@ def test_a_replica_killed_on_the_way_costs_nothing(
     run_local(graph, on_journey=here)
 
     class Watched(Deployments):
-        def __init__(self, graph: Graph, scale: Scale) -> None:
-            super().__init__(graph, scale)
+        def __init__(self, graph: Graph, scale: Scale, application: str) -> None:
+            super().__init__(graph, scale, application)
             threading.Thread(target=self.kill, daemon=True).start()
 
         def kill(self) -> None:
@@ -96,6 +96,13 @@ def calm(seconds: float = 0.0) -> Graph:
     """decode → pause, where a call takes up to so long."""
     pause = Stage(use="pipeline.testing:Pause", after="decode", args={"seconds": seconds})
     return Graph({"decode": Stage(use="operators.decode:Decode"), "pause": pause})
+
+
+def test_a_run_leaves_the_deployments_of_others_alone(ray_cluster: None) -> None:
+    with closing(Deployments(calm(), Scale())) as others:
+        before = others.replicas.handle("pause").pid.remote().result(timeout_s=20)
+        run_on_ray(calm(), Scale(), MemorySource(raw_chunks(noise(4, 8, 8))))
+        assert others.replicas.handle("pause").pid.remote().result(timeout_s=20) == before
 
 
 def test_a_replica_that_hangs_is_waited_for_no_longer_than_a_call_may_take_and_is_replaced(ray_cluster: None) -> None:

@@ -71,3 +71,10 @@ def test_a_restored_state_is_gone_on_with() -> None:
     worker = Worker("sulk", Sulking())
     worker.restore("a", (7, 8))
     assert worker(journey("a"), [1]) == [3]
+
+
+def test_a_state_that_another_kind_of_operator_left_is_told_and_begun_anew(caplog: pytest.LogCaptureFixture) -> None:
+    worker = Worker("sulk", Sulking())
+    worker.restore("a", {"who": 7})
+    assert worker(journey("a"), [1]) == [1]
+    assert caplog.messages == ["stage 'sulk' begins stream 'a' anew: a dict was remembered, not a tuple"]

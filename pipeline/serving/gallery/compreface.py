@@ -15,7 +15,6 @@ from pipeline.gallery.errors import DuplicateError, UnknownError
 from pipeline.gallery.protocol import Template
 from pipeline.gallery.service import GalleryService
 from pipeline.gallery.subjects import Caller, Subject, SubjectName
-from pipeline.gallery.uploads import picture
 from pipeline.serving.gallery.access import Rule
 from pipeline.serving.gallery.asking import Asking, opens
 from pipeline.serving.gallery.bodies import declared, files, jpeg
@@ -142,12 +141,12 @@ async def add_face_v1(
 ) -> Example:
     """Add the one face of a picture to a subject."""
     (data,) = await files(request, "file")
-    template = await asked.slowly(
-        lambda gallery, caller: gallery.enrol(
-            caller, subject, picture(data), source_sha256=sha256(data).hexdigest(), least_score=det_prob_threshold
-        )
-    )
-    return Example.of(template)
+
+    def add(gallery: GalleryService, caller: Caller) -> Template:
+        image, digest = gallery.desk.picture(caller, "enrol", data, subject), sha256(data).hexdigest()
+        return gallery.enrol(caller, subject, image, source_sha256=digest, least_score=det_prob_threshold)
+
+    return Example.of(await asked.slowly(add))
 
 
 @collection.get("/recognition/faces", openapi_extra=RECOGNITION_READ)

@@ -11,7 +11,6 @@ from pydantic import BaseModel
 from pipeline.gallery.desk import READING
 from pipeline.gallery.service import GalleryService
 from pipeline.gallery.subjects import Caller
-from pipeline.gallery.uploads import picture
 from pipeline.serving.gallery.asking import Asking, opens
 from pipeline.serving.gallery.bodies import declared, files
 from pipeline.serving.gallery.compreface import FILE, REFUSALS
@@ -104,7 +103,7 @@ async def recognize_v1(request: Request, asked: Asking, options: Given) -> Faces
         began, top = time.perf_counter(), options.prediction_count
         found = gallery.search(
             caller,
-            picture(data),
+            gallery.desk.picture(caller, "search", data),
             most_faces=options.limit,
             top=top,
             least_score=options.det_prob_threshold,
@@ -130,7 +129,7 @@ async def verify_face_v1(image_id: FacePath, request: Request, asked: Asking, op
         began = time.perf_counter()
         found = gallery.verify(
             caller,
-            picture(data),
+            gallery.desk.picture(caller, "verify", data),
             template_id=image_id,
             most_faces=options.limit,
             least_score=options.det_prob_threshold,
@@ -150,8 +149,8 @@ async def detect_v1(request: Request, asked: Asking, options: Given) -> FacesAns
     (data,) = await files(request, "file")
 
     def detect(gallery: GalleryService, caller: Caller) -> FacesAnswer:
-        began, image, least = time.perf_counter(), picture(data), options.det_prob_threshold
-        pairs = gallery.embed(caller, image, least_score=least)
+        began, image = time.perf_counter(), gallery.desk.picture(caller, "detect", data)
+        pairs = gallery.embed(caller, image, least_score=options.det_prob_threshold)
         took_ms = 1000 * (time.perf_counter() - began)
         told = [face(view, options, took_ms, vector) for view, vector in pairs[: options.limit or None]]
         return _some(told, versions(options, gallery.desk.faces.model))
@@ -172,8 +171,8 @@ async def compare_v1(request: Request, asked: Asking, options: Given) -> Compari
         began, limits = time.perf_counter(), gallery.desk.store.policy().limits
         one, others = gallery.compare(
             caller,
-            picture(source),
-            picture(target),
+            gallery.desk.picture(caller, "compare", source),
+            gallery.desk.picture(caller, "compare", target),
             most_faces=options.limit,
             least_score=options.det_prob_threshold,
         )

@@ -11,7 +11,7 @@ from pipeline.gallery.desk import READING, WRITING
 from pipeline.gallery.errors import UnknownError
 from pipeline.gallery.service import GalleryService
 from pipeline.gallery.subjects import Caller
-from pipeline.gallery.uploads import picture
+from pipeline.records import ExplanationRecord
 from pipeline.serving import problems
 from pipeline.serving.gallery.asking import Asking, GalleryRoute, opens
 from pipeline.serving.gallery.bodies import declared, files
@@ -53,6 +53,9 @@ UNKNOWN = problems.declared(problems.GALLERY_UNKNOWN)
 LONG = {"requestBody": {"required": True}}  # FastAPI describes the body; that it may be long is all there is to add
 
 faces = APIRouter(route_class=GalleryRoute, responses=problems.declared(*ALWAYS))
+ExplanationPath = Annotated[
+    Text, Path(description="As `explain` of the match's record names it.", examples=["d68c99a93902"])
+]
 ClusterPath = Annotated[Text, Path(description="Id of the cluster.", examples=["0f3c9a51d2e4"])]
 
 
@@ -77,7 +80,7 @@ async def detect(
     (data,) = await files(request, "file")
 
     def look(gallery: GalleryService, caller: Caller) -> Seen:
-        image = picture(data)
+        image = gallery.desk.picture(caller, "search" if recognize else "detect", data)
         if not recognize:
             found = gallery.detect(caller, image, least_score=least_score)
             return Seen.of(found[: most_faces or None])
@@ -163,7 +166,10 @@ async def assign_cluster(cluster: ClusterPath, given: Assignment, asked: Asking)
     openapi_extra=opens(WRITING),
 )
 async def ignore_cluster(cluster: ClusterPath, asked: Asking) -> Ignored:
-    """Nobody is asked again about this person, nor about who looks like them."""
+    """Nobody is asked about this person, nor about who looks like them, until these faces are forgotten.
+
+    That is after `unknown_ttl_s` of the policy.
+    """
     return Ignored(ignored=await asked.thoroughly(lambda gallery, caller: gallery.ignore(caller, cluster)))
 
 
@@ -184,3 +190,22 @@ async def list_matches(
         )
     )
     return MatchPage(matches=list(found.sightings), next=found.next or None)
+
+
+@faces.get(
+    "/explanations/{explanation}",
+    tags=["matches"],
+    summary="Say why somebody was recognised",
+    responses=UNKNOWN,
+    openapi_extra=opens(READING),
+)
+async def get_explanation(explanation: ExplanationPath, asked: Asking) -> ExplanationRecord:
+    """Why a face in a stream was taken for a subject; kept for as long as the match."""
+
+    def find(gallery: GalleryService, caller: Caller) -> ExplanationRecord:
+        with gallery.desk.asked(caller, "matches") as said:
+            found = ExplanationRecord.model_validate(gallery.desk.tracks.explanation(explanation))
+            said.about, said.count, said.details = [found.target], 1, {"what": "explanation"}
+        return found
+
+    return await asked.quickly(find)

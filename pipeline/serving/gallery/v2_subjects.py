@@ -10,13 +10,14 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
+from pipeline.gallery.answers import Found
 from pipeline.gallery.coverage import Coverage
 from pipeline.gallery.desk import READING, WRITING
 from pipeline.gallery.protocol import Template
 from pipeline.gallery.receipts import SignedReceipt
 from pipeline.gallery.service import GalleryService
 from pipeline.gallery.subjects import Caller, Subject
-from pipeline.gallery.uploads import from_base64, picture
+from pipeline.gallery.uploads import from_base64
 from pipeline.serving import problems
 from pipeline.serving.gallery.asking import Asking, GalleryRoute, opens
 from pipeline.serving.gallery.bodies import declared, files, jpeg, parsed
@@ -150,12 +151,12 @@ async def verify_subject(
 ) -> Identities:
     """Whether the faces of a picture are this subject; its negative anchors count."""
     (data,) = await files(request, "file")
-    found = await asked.slowly(
-        lambda gallery, caller: gallery.verify(
-            caller, picture(data), subject_id=subject, most_faces=most_faces, least_score=least_score
-        )
-    )
-    return Identities.of(found)
+
+    def verify(gallery: GalleryService, caller: Caller) -> list[Found]:
+        image = gallery.desk.picture(caller, "verify", data, subject)
+        return gallery.verify(caller, image, subject_id=subject, most_faces=most_faces, least_score=least_score)
+
+    return Identities.of(await asked.slowly(verify))
 
 
 @subjects.post(
@@ -172,9 +173,7 @@ async def not_me(subject: SubjectPath, request: Request, asked: Asking) -> Enrol
 
     def deny(gallery: GalleryService, caller: Caller) -> Template:
         if isinstance(given, bytes):
-            return gallery.not_me(caller, subject, picture=picture(given))
-        if given.file is not None:
-            return gallery.not_me(caller, subject, picture=picture(from_base64(given.file)))
+            return gallery.not_me(caller, subject, picture=gallery.desk.picture(caller, "not me", given, subject))
         vector = None if given.vector is None else array([given.vector])[0]
         return gallery.not_me(caller, subject, vector=vector, track_id=given.track or "")
 
@@ -217,17 +216,19 @@ async def enrol_face(
 ) -> EnrolledFace:
     """The one face of a picture becomes a template of the subject, who is added where there is none."""
     (data,) = await files(request, "file")
-    template = await asked.slowly(
-        lambda gallery, caller: gallery.enrol(
+
+    def enrol(gallery: GalleryService, caller: Caller) -> Template:
+        return gallery.enrol(
             caller,
             subject,
-            picture(data),
+            gallery.desk.picture(caller, "enrol", data, subject),
             source_sha256=sha256(data).hexdigest(),
             least_score=least_score,
             keep_photo=keep_photo,
             refuse_twins=refuse_twins,
         )
-    )
+
+    template = await asked.slowly(enrol)
     response.headers["Location"] = _address(request, "get_face", face=template.id)
     return EnrolledFace.model_validate(template)
 
@@ -312,11 +313,12 @@ def _address(request: Request, route: str, **parts: str) -> str:
 
 
 async def _not_me(request: Request) -> bytes | NotMeGiven:
-    """A file that was sent as one, or what the JSON says."""
+    """A file that was sent as one or in JSON, or what else the JSON says."""
     if not request.headers.get("content-type", "").lower().startswith("application/json"):
         return (await files(request, "file"))[0]
     try:
-        return NotMeGiven.model_validate(parsed(await request.body()))
+        given = NotMeGiven.model_validate(parsed(await request.body()))
     except ValidationError as error:
         wrong = [{**each, "loc": ("body", *each["loc"])} for each in error.errors(include_url=False)]
         raise RequestValidationError(wrong) from error
+    return given if given.file is None else from_base64(given.file)

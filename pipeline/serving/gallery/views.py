@@ -251,7 +251,7 @@ class Moved(BaseModel):
 
 
 class Ignored(BaseModel):
-    """How many tracks nobody is asked about again."""
+    """How many tracks nobody is asked about any more."""
 
     ignored: int
 

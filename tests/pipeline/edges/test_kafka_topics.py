@@ -10,8 +10,9 @@ import pytest
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from pipeline.edges.kafka_settings import KafkaSettings
-from pipeline.edges.kafka_topics import create_topics
-from pipeline.retention import naming_subjects
+from pipeline.edges.kafka_topics import create_topics, read_to_end
+from pipeline.errors import SourceError
+from pipeline.retention import SLACK_MS, naming_subjects
 
 pytestmark = pytest.mark.broker
 
@@ -28,4 +29,17 @@ def test_whatever_names_a_subject_is_deleted_within_the_time_that_receipts_tell(
         described: dict[str, Any] = admin.describe_configs(asked, config_filter="all")["topic"]
     for topic, seconds in promised.items():
         assert "delete" in described[topic]["cleanup.policy"]["value"].split(",")
-        assert int(described[topic]["retention.ms"]["value"]) == seconds * 1000
+        kept_ms, file_ms = (int(described[topic][name]["value"]) for name in ("retention.ms", "segment.ms"))
+        assert kept_ms + file_ms + SLACK_MS <= seconds * 1000
+
+
+def test_video_with_more_partitions_than_there_are_for_states_is_refused_in_one_sentence(
+    settings: KafkaSettings,
+) -> None:
+    assert create_topics(settings, 5) == []
+    with closing(settings.admin()) as admin:
+        admin.create_partitions({settings.topic("video"): 3})
+    with pytest.raises(SourceError, match=r"state\.v1 has 2 partitions, fewer than .*video\.v1"):
+        create_topics(settings, 5)
+    with pytest.raises(SourceError, match=r"state\.v1 has no partition 2; it has 2, counted from 0"):
+        list(read_to_end(settings, settings.topic("state"), [2]))

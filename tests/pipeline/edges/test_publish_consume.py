@@ -159,6 +159,12 @@ def test_records_come_as_a_table(omote: Omote, settings: KafkaSettings) -> None:
     assert "1: unknown" in rows[2]
 
 
+def test_an_id_of_any_letters_is_shown_in_the_table(omote: Omote, settings: KafkaSettings) -> None:
+    write(settings, record(3, 0, "cam[/x]"))
+    rows = omote("consume", "--topics", "annotations", "--from", "beginning", "--timeout", 0.5).stdout.splitlines()
+    assert rows[1].split()[:2] == ["annotations", "cam[/x]"]
+
+
 def test_versions_of_the_future_are_told_in_their_place_and_the_next_record_is_shown(
     omote: Omote, settings: KafkaSettings, tmp_path: Path
 ) -> None:
@@ -220,6 +226,24 @@ def test_records_are_drawn_on_the_video_they_belong_to(
     difference = np.abs(frames[10].astype(int) - plain[10])
     assert difference[30, 30:70].mean() > 20  # the upper side of the box
     assert difference[:20].mean() < 6
+
+
+def test_a_message_that_cannot_be_read_is_left_out_of_the_video(
+    omote: Omote, settings: KafkaSettings, clip_file: Path, tmp_path: Path
+) -> None:
+    producer = settings.producer()
+    producer.send(settings.topic("video"), b"junk", b"street", [("content-type", b"image/jpeg")], 0)
+    producer.flush()
+    producer.close()
+    omote("publish", clip_file, "--pace", "fast", "--chunk-seconds", 0.5)
+    epoch = read(published(settings)[-1]).epoch
+    write(settings, *(record(n, epoch) for n in range(40)))
+    out = tmp_path / "drawn.mp4"
+    told = omote("consume", "--as", "mp4", "--from", "beginning", "--timeout", 0.5, "--out", out).stderr
+    assert told.startswith("left out: ")
+    assert told.count("\n") == 1
+    with av.open(str(out)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 40
 
 
 def test_a_face_that_must_be_hidden_is_hidden() -> None:

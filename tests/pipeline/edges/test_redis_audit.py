@@ -194,7 +194,7 @@ def test_a_step_that_was_never_made_is_not_taken_for_one_that_began_alike(log: A
 class Gone:
     """Redis does not answer."""
 
-    def hget(self, key: str, name: str) -> bytes:
+    def hmget(self, key: str, *names: str) -> bytes:
         raise Lost
 
 

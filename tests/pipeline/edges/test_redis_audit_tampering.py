@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from pipeline.audit import SET_BACK, Head, chained
 from pipeline.edges.redis_audit import AuditLog
-from pipeline.gallery.errors import GalleryError, RefusedError
+from pipeline.gallery.errors import GalleryError, InvalidError, RefusedError
 from pipeline.gallery.keys import Keys
 from tests.support.audit_logs import KEYS, Opener, events, log, opened
 
@@ -145,6 +145,35 @@ def test_who_remembers_more_than_redis_writes_so(log: AuditLog, raw: redis.Redis
     assert "entry 4 is another one than in an earlier export: the log was written anew" in texts(
         log, against=[*early, *late]
     )
+
+
+@pytest.mark.parametrize("harm", ["head", "end", "kind"])
+def test_a_log_that_was_renewed_stays_whole_while_others_who_remember_the_old_one_write(
+    log: AuditLog, opened: Opener, raw: redis.Redis, harm: str
+) -> None:
+    server = opened(log.namespace)
+    for _ in range(2):
+        server.append(events(5))
+        if harm == "kind":
+            raw.delete(place(log))
+            raw.set(place(log), "a text")
+        else:
+            raw.hset(place(log), "head", "{}") if harm == "head" else raw.hdel(place(log), "5")
+        assert raw.exists(log.begin_anew("ada"))
+        assert (server.append(events())[0].seq, log.verify()) == (2, [])
+    with pytest.raises(InvalidError, match="is whole"):
+        log.begin_anew("ada")
+
+
+def test_a_renewed_log_that_was_set_back_is_still_found_out(log: AuditLog, raw: redis.Redis) -> None:
+    log.append(events(1))
+    raw.hset(place(log), "head", "{}")
+    log.begin_anew("ada")
+    early = lines(raw, log)
+    log.append(events(2))
+    rewrite(raw, log, early, Head.of(next(log.entries()), KEYS))
+    log.append(events())
+    assert "was set back" in texts(log)[0]
 
 
 def test_what_is_no_log_is_refused(log: AuditLog, raw: redis.Redis) -> None:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -173,6 +174,27 @@ def test_what_the_log_cannot_tell_is_read_anew(
             store.link.client.set(store.key("birth"), "another")
 
     assert feed.changes(meanwhile(feed, monkeypatch, happen), 0.01) is None
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_a_restart_in_the_middle_of_a_look_hides_no_change(
+    open_store: Open, feed: RedisFeed, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    store, client, calls = open_store(), feed._store.link.client, count()
+    enrol(store, "ada", RED)
+    ask = client.execute_command
+
+    def restarted(*words: Any, **more: Any) -> Any:
+        if next(calls) == at:  # the last change was not saved
+            store.link.client.delete(store.key.log, store.key.version)
+            store.link.client.set(store.key("birth"), "another")
+        return ask(*words, **more)
+
+    monkeypatch.setattr(client, "execute_command", restarted)
+    mark, _ = feed.snapshot()
+    enrol(store, "bob", GREEN)
+    found = feed.changes(mark, 0.01)
+    assert found is None or [row.subject_id for row in found.rows] == ["bob"]
 
 
 def test_where_nothing_changes_nothing_is_told(feed: RedisFeed) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -286,6 +286,23 @@ def test_after_rotation_nothing_needs_the_old_key(open_store: Open, redis_url: s
     assert kept.photo(ada[0].id) is not None
 
 
+def test_what_does_not_open_holds_up_nothing_else_that_is_sealed_anew(
+    open_store: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = open_store()
+    shut = sorted(enrolled(store, "ada"), key=lambda each: each.id)[0]
+    store.link.client.hset(store.key("template", shut.id), "vector", Keys.new().seal(b"", b""))
+    assert open_store(keys=KEYS.rotated()).reseal() == 3
+    assert f"the vector of {shut.id} stays as it is" in caplog.text
+
+
+def test_a_template_that_redis_tells_twice_is_one(store: GalleryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = sorted(each.id for each in enrolled(store, "ada"))
+    twice = [name.encode() for name in names * 2]
+    monkeypatch.setattr(store.link.client, "sscan_iter", lambda *asked, **more: iter(twice))
+    assert store.template_ids("ada") == names
+
+
 def test_a_policy_is_kept(store: GalleryStore) -> None:
     assert store.policy() == NamespacePolicy()
     policy = NamespacePolicy(limits=Limits(threshold=0.5), purposes=("access_control",), require_consent=True)
@@ -306,6 +323,21 @@ def test_subjects_come_in_pages(store: GalleryStore) -> None:
     first = store.subjects(limit=3)
     assert [subject.id for subject in first] == ["s0", "s1", "s2"]
     assert [subject.id for subject in store.subjects(first[-1].id, 100)] == ["s3", "s4", "s5", "s6"]
+
+
+def test_a_page_is_full_where_somebody_on_it_is_forgotten_meanwhile(
+    store: GalleryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        store.add_subject(Subject(id=f"s{number}"))
+    known = store.known
+
+    def meanwhile(names: Sequence[str]) -> dict[str, Subject]:
+        return {name: subject for name, subject in known(names).items() if name != "s1"}
+
+    monkeypatch.setattr(store, "known", meanwhile)
+    assert [subject.id for subject in store.subjects(limit=3)] == ["s0", "s2", "s3"]
+    assert [subject.id for subject in store.subjects("s0", limit=100)] == ["s2", "s3", "s4"]
 
 
 def test_what_two_change_at_once_is_changed_by_both(open_store: Open) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -74,6 +75,21 @@ def test_who_is_seen_and_who_is_unknown_is_kept(opened: Opened) -> None:
     assert photo is not None
     assert photo.shape == (128, 128, 3)
     assert (tracks.photos(["b", "c"]), tracks.unknowns(["c"])) == (1, [])
+
+
+def test_what_is_kept_has_the_time_of_its_picture_and_never_one_to_come(opened: Opened) -> None:
+    at, tracks, _ = opened
+    begun, ahead = datetime.now(UTC), time.time_ns() + 10**15
+    taken = begun - timedelta(hours=1)
+    with closing(GallerySink(at)) as sink:
+        told = {"a": taken.timestamp() * 1e9, "b": ahead, "c": 0}
+        sink.write([replace(face(t, "known", "ada", first=True), capture_ns=int(ns)) for t, ns in told.items()])
+        sink.write([replace(face("d", "unknown"), capture_ns=ahead)])
+        soon(tracks.unknowns)
+    assert begun < tracks.unknowns()[0].seen < datetime.now(UTC)
+    found = {each.id: each.at for each in tracks.sightings("ada", "", 0, 1e12, "", 10)[0]}
+    assert abs(found["a"] - taken) < timedelta(milliseconds=1)
+    assert all(begun < found[name] < datetime.now(UTC) for name in "bc")
 
 
 def test_only_the_best_face_of_a_track_is_kept_and_none_once_somebody_is_known(opened: Opened) -> None:

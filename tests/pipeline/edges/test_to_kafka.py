@@ -12,17 +12,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from kafka import KafkaProducer
 
 from pipeline.commands.kafka_check import kafka_findings
-from pipeline.edges.dead_letters import chosen, identity, letters, replay
+from pipeline.edges import delivery as delivery_module
+from pipeline.edges.dead_letters import letters
 from pipeline.edges.delivery import AtLeastOnce, DeadLetter, Delivery, Restored
 from pipeline.edges.kafka_settings import FencedError, KafkaSettings, TooLargeError
 from pipeline.edges.kafka_topics import create_topics, read_to_end
 from pipeline.edges.video_messages import Message, VideoMessage
 from pipeline.edges.video_topic import VideoTopic
-from pipeline.errors import PipelineError, SinkError
+from pipeline.errors import SinkError, SourceError
 from pipeline.servers.kafka_server import KafkaServer
 
 pytestmark = pytest.mark.broker
@@ -112,13 +115,14 @@ def test_what_is_aborted_was_never_there(settings: KafkaSettings, deliver: Deliv
 
 def test_a_trace_goes_on_in_what_comes_of_a_message(settings: KafkaSettings, deliver: Deliver) -> None:
     delivery = deliver(settings)
-    delivery.begin("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
-    delivery.send("annotations", "cam", b"{}", [("a", b"b")], 0)
+    delivery.begin()
+    delivery.traces = [(40, "of the first"), (80, ""), (120, "of the last")]
+    for pts_ns in (0, 40, 100, 400):
+        delivery.send("annotations", "cam", b"{}", [("a", b"b")], 0, pts_ns)
     delivery.commit({})
-    assert written(settings)[0].said == {
-        "a": "b",
-        "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-    }
+    assert {message.said["a"] for message in written(settings)} == {"b"}
+    traces = [message.said.get("traceparent") for message in written(settings)]
+    assert traces == ["of the first", "of the first", None, "of the last"]
 
 
 def test_a_worker_that_was_replaced_can_commit_nothing_any_more(settings: KafkaSettings, deliver: Deliver) -> None:
@@ -145,6 +149,34 @@ def test_a_stream_from_elsewhere_finds_its_state_and_no_other(settings: KafkaSet
     assert deliver(settings, None, owner="hall").restore() == {"hall": Restored(b"hall", 0)}
 
 
+def test_a_camera_and_a_stream_of_the_video_topic_may_have_one_name(settings: KafkaSettings, deliver: Deliver) -> None:
+    camera = deliver(settings, None, owner="hall")
+    video = deliver(settings, camera._partition)
+    for delivery, state in ((camera, b"of the camera"), (video, b"of the video")):
+        delivery.begin()
+        delivery.commit({"hall": state})
+    assert camera.restore() == {"hall": Restored(b"of the camera", 0)}
+    assert video.restore() == {"hall": Restored(b"of the video", 0)}
+
+
+def test_a_successor_waits_for_states_that_the_transaction_of_another_hides(
+    settings: KafkaSettings, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, worker = deliver(settings, None, owner="cam"), deliver(settings)
+    other.begin()
+    other._send("state", "cam", b"of a camera in the same partition", [], 0, 0)
+    other.flush()
+    worker.begin()
+    worker.commit({"lobby": b"new"}, 9)
+    successor = deliver(settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(delivery_module, "SETTLED_S", 0.3)
+        with pytest.raises(SourceError, match="may still be open"):
+            successor.restore()
+    threading.Timer(0.5, other.abort).start()
+    assert successor.restore() == {"lobby": Restored(b"new", 9)}
+
+
 def test_a_short_transaction_takes_no_time_that_anybody_would_notice(settings: KafkaSettings, deliver: Deliver) -> None:
     delivery, took = deliver(settings), []
     for number in range(12):
@@ -164,6 +196,25 @@ def test_at_least_once_keeps_states_and_positions_too(settings: KafkaSettings, d
     assert values(settings) == [b"one"]
     assert delivery.restore() == {"cam": Restored(b"state", 7)}
     assert delivery.committed() == 6
+
+
+def test_at_least_once_sends_a_state_only_once_its_records_have_arrived(
+    settings: KafkaSettings, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery = deliver(settings, 0, AtLeastOnce)
+    sent: list[Any] = []
+    under_way: dict[str, int] = {}
+
+    def send(topic: str, *more: Any) -> Any:
+        under_way[topic] = sum(not each.succeeded() for each in sent)
+        sent.append(KafkaProducer.send(delivery._producer, topic, *more))
+        return sent[-1]
+
+    monkeypatch.setattr(delivery._producer, "send", send)
+    delivery.begin()
+    delivery.send("annotations", "cam", b"one", [], 0)
+    delivery.commit({"cam": b"state"}, 7)
+    assert under_way[settings.topic("state")] == 0
 
 
 # Deaths
@@ -262,34 +313,6 @@ def test_poison_goes_to_the_dead_letters_once_and_stops_nobody(
     assert "is empty" in found[2].said["dlq-error"]
     assert all(letter.key == b"cam" and letter.said["stream-id"] == "cam" for letter in found)
     assert [int(letter.said["dlq-origin-offset"]) for letter in found] == [10, 11, 12]
-
-
-def test_a_dead_letter_can_be_sent_back_once_and_counts_its_deaths(settings: KafkaSettings, deliver: Deliver) -> None:
-    own = (("content-type", b"image/jpeg"), ("stream-id", b"cam"))
-    message = Message(settings.topic("video"), 0, 17, b"cam", b"bytes", own, 1_700_000_000_000)
-    delivery = deliver(settings)
-    delivery.begin()
-    delivery.commit({"cam": b"state"}, 17)
-    delivery.reject([DeadLetter(message, "embed", "ValueError", "no such thing")], 18)
-    assert delivery.restore() == {"cam": Restored(b"state", 18)}
-    letter = letters(settings)[0]
-    assert {name: letter.said[f"dlq-{name}"] for name in ("stage", "error-class", "error", "attempts")} == {
-        "stage": "embed",
-        "error-class": "ValueError",
-        "error": "no such thing",
-        "attempts": "1",
-    }
-    assert letter.said["dlq-origin-topic"] == settings.topic("video")
-    replay(settings, chosen(settings, [identity(letter)]))
-    assert letters(settings) == []
-    with pytest.raises(PipelineError, match="no dead letter"):
-        chosen(settings, [identity(letter)])
-    back = written(settings, "video")
-    assert [(m.key, m.value, m.said["content-type"], m.said["dlq-attempts"]) for m in back] == [
-        (b"cam", b"bytes", "image/jpeg", "1")
-    ]
-    delivery.reject([DeadLetter(back[0], "embed", "ValueError", "again")], 19)
-    assert [letter.said["dlq-attempts"] for letter in letters(settings)] == ["2"]
 
 
 def test_the_largest_message_has_room_among_the_dead_letters(settings: KafkaSettings, deliver: Deliver) -> None:

@@ -82,6 +82,8 @@ DONE: list[tuple[str, Ask]] = [
 ]
 FAILED: list[tuple[str, Ask]] = [
     ("search", lambda g, c: g.search_vectors(c, STRANGE[None], "")),
+    ("search", lambda g, c: g.desk.picture(c, "search", b"no picture")),
+    ("enrol", lambda g, c: g.desk.picture(c, "enrol", b"no picture", "ada")),
     ("verify", lambda g, c: g.verify(c, photo(), subject_id="nobody")),
     ("verify", lambda g, c: g.verify_vectors(c, VECTOR[None], "", template_id="none")),
     ("compare", lambda g, c: g.compare_vectors(c, STRANGE, VECTOR[None])),
@@ -138,6 +140,13 @@ def test_what_may_not_be_asked_leaves_one_line_of_its_own(gallery: GalleryServic
     gallery.change_subject(ADMIN, "ada", consent="withdrawn")
     assert logged(gallery, lambda g, c: g.enrol(c, "ada", photo())) == [("enrol", "forbidden")]
     assert logged(gallery, lambda g, c: g.erase(c, "ada"), READER) == [("delete", "forbidden")]
+
+
+def test_a_purpose_that_is_not_allowed_is_refused_also_where_the_picture_is_none(gallery: GalleryService) -> None:
+    gallery.set_policy(ADMIN, NamespacePolicy(purposes=("payroll",)))
+    with pytest.raises(ForbiddenError):
+        gallery.desk.picture(READER, "search", b"no picture")
+    assert gallery.desk.log.read(gallery.desk.log.head().seq - 1)[0].outcome == "forbidden"
 
 
 def test_a_question_says_who_it_was_about_also_where_it_named_a_face(gallery: GalleryService) -> None:

@@ -13,7 +13,7 @@ from pipeline.gallery.desk import JANITOR
 from pipeline.gallery.errors import RefusedError, UnknownError
 from pipeline.gallery.keys import KeysError
 from pipeline.gallery.service import GalleryService
-from pipeline.gallery.subjects import Caller, NamespacePolicy, Subject
+from pipeline.gallery.subjects import Caller, NamespacePolicy, Subject, UnknownTrack
 from tests.support.gallery import away
 from tests.support.gallery_asked import (
     ADMIN,
@@ -109,10 +109,34 @@ def test_what_cannot_be_finished_holds_up_nothing_else(service: GalleryService) 
         service.forget_expired(JANITOR)
     assert [each.id for each in service.subjects(READER)] == ["lime"]
     assert store.erasing() == ["somebody"]
-    assert service.take_in(ADMIN, service.export(ADMIN)) == 1
+    assert service.take_in(ADMIN, service.export(ADMIN)) == 0
     with pytest.raises(KeysError):
         service.erase_all(ADMIN)
     assert store.count() == (0, 0)
+
+
+def test_an_unknown_face_is_opened_once_however_many_are_forgotten_and_no_late_one_is_missed(
+    service: GalleryService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracks, asked = service.desk.tracks, list[list[str]]()
+    ask, forget = tracks.opened, tracks.forget
+    tracks.keep(unknown("like red", RED), 60)
+    tracks.keep(unknown("like nobody", BLUE), 60)
+
+    def opened(names: list[str]) -> tuple[list[UnknownTrack], int]:
+        asked.append(sorted(names))
+        return ask(names)
+
+    def meanwhile(subject: str) -> None:
+        if subject == "green":
+            tracks.keep(unknown("like nobody", RED), 60)
+        forget(subject)
+
+    monkeypatch.setattr(tracks, "opened", opened)
+    monkeypatch.setattr(tracks, "forget", meanwhile)
+    assert [said.receipt.removed.unknown_tracks for said in service.erase_all(ADMIN)] == [0, 2]
+    assert asked == [["like nobody", "like red"], ["like nobody"]]
+    assert ask() == ([], 0)
 
 
 def test_a_face_that_says_who_somebody_is_not_goes_also_where_it_does_not_open_any_more(
@@ -285,8 +309,11 @@ def test_a_new_time_after_which_subjects_are_forgotten_holds_for_all(service: Ga
     red = service.subject(READER, "red")
     assert red.expires == red.created + timedelta(seconds=60)
     assert service.subject(READER, "green").expires == own
+    assert service.change_subject(OPERATOR, "green", expires=None).expires == service.subject(READER, "green").expires
+    green = service.subject(READER, "green")
+    assert green.expires == green.created + timedelta(seconds=60), "nobody is taken out of it"
     service.set_policy(ADMIN, NamespacePolicy())
-    assert service.subject(READER, "red").expires is None
+    assert [service.subject(READER, name).expires for name in ("red", "green")] == [None, None]
 
 
 def test_a_matcher_that_is_silent_has_not_confirmed(service: GalleryService) -> None:

@@ -14,7 +14,7 @@ import pytest
 from pipeline.gallery.errors import AwayError
 from pipeline.gallery.matcher import FRESH_S, Changes, Mark, Matcher, Row
 from pipeline.gallery.protocol import Candidates
-from pipeline.gallery.subjects import Limits
+from pipeline.gallery.subjects import Limits, NamespacePolicy
 from pipeline.packets import Floats, Pixels
 
 ALWAYS = float("inf")
@@ -32,7 +32,7 @@ class Script:
     away: bool = False
     snapshots: int = 0
     confirmed: list[int] = field(default_factory=list)
-    held_against: Limits | None = None
+    allowed: NamespacePolicy = field(default_factory=NamespacePolicy)
     changed: Condition = field(default_factory=Condition)
 
     def put(self, *rows: Row) -> None:
@@ -67,9 +67,9 @@ class Script:
         rows = tuple(line for line in latest.values() if isinstance(line, Row))
         return Changes(Mark(self.birth, after.version + len(new)), rows, gone)
 
-    def limits(self) -> Limits | None:
+    def policy(self) -> NamespacePolicy:
         self._ask()
-        return self.held_against
+        return self.allowed
 
     def photo(self, subject_id: str) -> Pixels | None:
         self._ask()
@@ -303,11 +303,24 @@ def test_whoever_is_not_to_be_found_for_its_purpose_is_left_out(script: Script) 
         assert [who(matcher, seed) for seed in (1, 2, 3)] == ["", "s2", "s3"]
 
 
+def test_nobody_is_found_while_the_namespace_is_not_to_be_asked_for_its_purpose(script: Script) -> None:
+    script.put(row("t1", 1))
+    with running(script, purpose="safety") as matcher, running(script) as of_the_api:
+        assert (who(matcher, 1), matcher.lost) == ("s1", 1)
+        script.allowed = NamespacePolicy(purposes=("research", "service"))
+        soon(lambda: who(matcher, 1) == "")
+        assert (asked(matcher).lost, matcher.lost) == (2, 2), "who was named before keeps the name"
+        assert who(of_the_api, 1) == "s1"
+        script.allowed = NamespacePolicy(purposes=("research", "safety"))
+        soon(lambda: who(matcher, 1) == "s1")
+        assert matcher.lost == 1
+
+
 def test_answers_carry_the_limits_of_the_gallery_as_soon_as_they_are_set(script: Script) -> None:
     script.put(row("t1", 1))
     with running(script) as matcher:
         assert asked(matcher).limits is None
-        script.held_against = Limits(threshold=0.55)
+        script.allowed = NamespacePolicy(limits=Limits(threshold=0.55))
         soon(lambda: asked(matcher).limits == Limits(threshold=0.55))
 
 

@@ -86,6 +86,12 @@ def test_a_purpose_that_is_not_allowed_is_refused(service: GalleryService) -> No
     assert who(service, RED, caller=Caller("r", "reader", "access_control")) == [("known", "red")]
 
 
+def test_the_log_says_what_of_the_policy_was_changed(service: GalleryService) -> None:
+    service.set_policy(ADMIN, NamespacePolicy(match_ttl_s=60))
+    (entry,) = service.audit(ADMIN, action="policy")
+    assert entry.details == {"what": "match_ttl_s"}
+
+
 def test_nobody_is_named_for_a_purpose_that_they_did_not_agree_to(service: GalleryService) -> None:
     service.change_subject(OPERATOR, "red", purposes=("access_control",))
     assert who(service, RED) == [("suppressed", "")]
@@ -244,45 +250,6 @@ def test_both_nets_answer_while_the_gallery_changes_over(
     assert service.desk.store.count() == (2, 3)
     assert other.drop_model(ADMIN, "mobilefacenet", leave_bare=True) == 2
     assert service.desk.store.count() == (2, 1)
-
-
-def test_a_gallery_goes_to_a_file_and_comes_back(service: GalleryService) -> None:
-    service.not_me(OPERATOR, "green", picture=picture(BLUE))
-    service.change_subject(OPERATOR, "green", consent="withdrawn")
-    exported = service.export(ADMIN, photos=True)
-    assert exported.subjects == ("red",)
-    assert exported.photo("red") is not None
-    service.erase(OPERATOR, "red")
-    assert service.take_in(ADMIN, exported) == 1
-    assert who(service, RED) == [("known", "red")]
-    empty = MemoryGallery()
-    empty.enrol([Template("red", likeness(RED), 1.0)])
-    assert empty.subjects == ("red",)
-
-
-def test_a_file_of_another_net_is_not_taken_in(service: GalleryService) -> None:
-    before = service.desk.store.version()
-    other = MemoryGallery(model="other")
-    other.enrol([Template("blue", likeness(BLUE), 1.0, model="other")])
-    with pytest.raises(InvalidError, match="'other' cannot be taken in, this gallery's are of 'mobilefacenet'"):
-        service.take_in(ADMIN, other)
-    assert service.desk.store.version() == before
-
-
-@pytest.mark.parametrize(
-    ("last", "error"), [("withdrawn", ForbiddenError), ("no/name", InvalidError), ("erased", RefusedError)]
-)
-def test_a_file_is_taken_in_as_a_whole_or_not_at_all(
-    service: GalleryService, last: str, error: type[Exception]
-) -> None:
-    service.add_subject(OPERATOR, Subject(id="withdrawn", consent="withdrawn"))
-    service.add_subject(OPERATOR, Subject(id="erased"))
-    service.desk.store.remove_subject("erased", lambda _: {"receipt": "not yet"})
-    before, file = service.desk.store.version(), MemoryGallery()
-    file.enrol([Template("blue", likeness(BLUE), 1.0), Template(last, likeness(RED), 1.0)])
-    with pytest.raises(error):
-        service.take_in(ADMIN, file)
-    assert service.desk.store.version() == before
 
 
 def test_calibration_changes_the_limits_of_the_policy_that_holds_by_then(

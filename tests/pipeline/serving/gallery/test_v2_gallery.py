@@ -196,6 +196,57 @@ def test_matches_are_listed_by_subject_stream_and_time(gallery: Api) -> None:
     assert done(answer) == {"matches": [], "next": None}
 
 
+def test_why_somebody_was_recognised_is_told_until_they_are_forgotten(gallery: Api) -> None:
+    gallery.enrol("ada", RED)
+    told = {
+        **{"id": "d68c99a93902", "stream": "lobby", "epoch": 1, "seq": 6, "pts_ns": 0, "track_id": "lobby:1:1"},
+        **{
+            "kind": "match",
+            "target": "ada",
+            "method": "cosine_contributions",
+            "score": 0.9,
+            "caveat": "",
+            "took_ms": 4.0,
+        },
+        **{
+            "completeness_error": 0.0,
+            "faithfulness": 0.3,
+            "faithfulness_random": None,
+            "synthetic_evidence_ratio": 0.0,
+        },
+    }
+    gallery.service.desk.tracks.explain("d68c99a93902", "ada", told, 60)
+    path = "/v2/explanations/d68c99a93902"
+    assert done(gallery.ask("GET", path, "reader")) == {"record": "omote.explanation/1.0", **told}
+    line = done(gallery.ask("GET", "/v2/audit?action=matches", "auditor"))["entries"][-1]
+    assert line["subject"] == gallery.service.desk.store.pseudonym("ada")
+    assert gallery.ask("GET", path, "auditor").status_code == 403
+    gallery.ask("DELETE", "/v2/subjects/ada")
+    assert gallery.ask("GET", path, "reader").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "action"),
+    [
+        *(("/v2/faces/detect", "detect"), ("/v2/faces/detect?recognize=1", "search")),
+        *(
+            ("/v2/subjects/ada/verify", "verify"),
+            ("/v2/subjects/ada/faces", "enrol"),
+            ("/v2/subjects/ada/not-me", "not me"),
+        ),
+        *(("/v1/recognition/recognize", "search"), ("/v1/recognition/faces?subject=ada", "enrol")),
+        *(("/v1/recognition/faces/x/verify", "verify"), ("/v1/detection/detect", "detect")),
+        ("/v1/verification/verify", "compare"),
+    ],
+)
+def test_a_picture_that_cannot_be_read_leaves_a_line_too(gallery: Api, path: str, action: str) -> None:
+    log = gallery.service.desk.log
+    before = log.head().seq
+    names = ("source_image", "target_image") if action == "compare" else ("file",)
+    assert gallery.ask("POST", path, files=dict.fromkeys(names, b"no picture")).status_code in {400, 422}
+    assert [(entry.action, entry.outcome) for entry in log.read(before)] == [(action, "failed")]
+
+
 def test_who_is_forgotten_is_gone_and_the_receipt_can_be_verified(gallery: Api) -> None:
     gallery.enrol(NAME, RED)
     erased = gallery.ask("DELETE", f"/v2/subjects/{NAME}")
