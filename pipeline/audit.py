@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
+from pipeline.errors import first_mistake
 from pipeline.gallery.errors import InvalidError
 from pipeline.gallery.keys import PSEUDONYM_DIGITS, Keys, canonical, fingerprint
 
@@ -175,9 +176,7 @@ def parsed(line: bytes | str) -> Entry:
     try:
         return Entry.model_validate_json(line, strict=True)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the whole"
-        message = f"no entry of an audit log: at `{place}`, {first['msg']}"
+        message = f"no entry of an audit log: {first_mistake(error)}"
         raise InvalidError(message) from None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import ValidationError
+
 
 class PipelineError(Exception):
     """The root of the tree; the command line prints its text and exits with 1."""
@@ -56,3 +58,13 @@ class UnavailableError(PipelineError):
 
     def __str__(self) -> str:
         return f"no replica of stage {self.stage!r} answered in {self.attempts} attempts: {self.cause}"
+
+
+def first_mistake(error: Exception) -> str:
+    """One sentence about the first thing that is wrong, with the place where it stands, and never what was given."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors(include_input=False, include_url=False)[0]
+    place = ".".join(str(step) for step in first["loc"])
+    text = first["msg"].removeprefix("Value error, ")
+    return f"`{place}`: {text}" if place else text

@@ -19,7 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from pipeline.compute import Compute
 from pipeline.edges import Sink, Source
-from pipeline.errors import GraphError
+from pipeline.errors import GraphError, first_mistake
 from pipeline.extras import remedy
 from pipeline.operator import KeyedOperator, Operator
 from pipeline.packets import Chunk
@@ -348,13 +348,3 @@ def _substitute(value: Any, variables: Mapping[str, str], path: Path) -> Any:
     if isinstance(value, list):
         return [_substitute(item, variables, path) for item in value]
     return value
-
-
-def first_mistake(error: Exception) -> str:
-    """One sentence about the first thing that is wrong, with the place where it stands."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    first = error.errors()[0]
-    place = ".".join(str(step) for step in first["loc"])
-    text = first["msg"].removeprefix("Value error, ")
-    return f"`{place}`: {text}" if place else text

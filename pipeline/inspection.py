@@ -15,9 +15,9 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.audit import Entry, Outcome
+from pipeline.errors import first_mistake
 from pipeline.gallery.desk import INTERNAL, WITHOUT_PURPOSE
 from pipeline.gallery.errors import InvalidError
-from pipeline.graph import first_mistake
 
 NAMED = 100  # entries and actors that a finding names; the other entries it counts
 QUIET = timedelta(hours=1)  # what follows later is a finding of its own

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from pydantic import ValidationError
 
-from pipeline.errors import SourceError
+from pipeline.errors import SourceError, first_mistake
 from pipeline.records import (
     ExplanationRecord,
     FrameRecord,
@@ -45,8 +45,7 @@ def read_record(data: bytes | str) -> Record:
     try:
         return KINDS[name].model_validate({**said, "record": name}, extra="ignore")
     except ValidationError as error:
-        first = error.errors(include_input=False)[0]
-        message = f"what came is no {said['record']}: at `{'.'.join(map(str, first['loc']))}`, {first['msg']}"
+        message = f"what came is no {said['record']}: {first_mistake(error)}"
         raise SourceError(message) from error
 
 

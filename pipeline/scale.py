@@ -7,8 +7,8 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.errors import GraphError
-from pipeline.graph import Graph, first_mistake
+from pipeline.errors import GraphError, first_mistake
+from pipeline.graph import Graph
 
 
 class StageScale(BaseModel):

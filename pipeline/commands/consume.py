@@ -6,7 +6,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -146,8 +146,13 @@ def _video(messages: Iterable[Message], out: Path | None, limit: int) -> None:
     """Frames that have a record, drawn; a frame is shown once the records have gone past its message."""
     from pipeline.edges.video_out import AnnotatedVideo  # noqa: PLC0415  (av is slow to load)
 
+    frames = islice(_drawn(messages), limit or None)
+    first = next(frames, None)
+    if first is None:
+        message = "no video came of which there is a record; read --from beginning, or while something is published"
+        raise SourceError(message)
     with closing(AnnotatedVideo(str(out))) as video:
-        for frame in islice(_drawn(messages), limit or None):
+        for frame in chain([first], frames):
             video.write([frame])
 
 

@@ -17,7 +17,6 @@ from rich.text import Text
 from pipeline.commands import gallery_audit, gallery_keys
 from pipeline.commands.gallery_access import (
     GRAPH,
-    AsJson,
     FacesOf,
     Namespace,
     Opened,
@@ -25,14 +24,13 @@ from pipeline.commands.gallery_access import (
     RedisUrl,
     SubjectId,
     Yes,
-    console,
-    harmless,
     opened,
     refuse_place,
     write,
 )
 from pipeline.commands.gallery_files import export, take_in
 from pipeline.commands.gallery_serve import serve
+from pipeline.commands.terminal import AsJson, console, harmless, plain
 from pipeline.errors import SourceError
 from pipeline.gallery.answers import Found
 from pipeline.gallery.errors import AwayError, GalleryError
@@ -102,7 +100,7 @@ def _show_refused(refused: dict[Path, str]) -> None:
         return
     table = Table("person", "photo", "refused because", box=None)
     for path, reason in refused.items():
-        table.add_row(*(Text(harmless(text)) for text in (path.parent.name, path.name, reason)))
+        table.add_row(*map(plain, (path.parent.name, path.name, reason)))
     console(errors=True).print(table)
 
 
@@ -128,7 +126,7 @@ def list_subjects(
             ", ".join(row["purposes"]) or "any",
             row["expires"] or "-",
         )
-        table.add_row(*(Text(harmless(str(cell))) for cell in cells))
+        table.add_row(*(plain(str(cell)) for cell in cells))
     console().print(table if rows else f"nobody is known in {namespace}")
 
 
@@ -162,9 +160,9 @@ def show(
         )
         table.add_row(*cells)
     out = console()
-    out.print(Text(f"{harmless(found.id)}: consent {found.consent}, {len(own)} templates", "bold"), table)
+    out.print(plain(f"{found.id}: consent {found.consent}, {len(own)} templates", "bold"), table)
     for advice in has.advice:
-        out.print(Text(f"  {advice}", "yellow"))
+        out.print(plain(f"  {advice}", "yellow"))
 
 
 @app.command()
@@ -215,7 +213,7 @@ def not_me(
     with opened(namespace, purpose, redis, graph) as at:
         shown = at.picture("not me", _read(picture), subject)
         anchor = at.service.not_me(at.caller, subject, picture=shown)
-    console().print(Text(f"a face nearer to {anchor.id} than to {harmless(subject)} is not {harmless(subject)} now"))
+    console().print(plain(f"a face nearer to {anchor.id} than to {subject} is not {subject} now"))
 
 
 @app.command()
@@ -229,7 +227,7 @@ def merge(
     """Two subjects are one person: give the templates of the first to the second."""
     with opened(namespace, purpose, redis) as at:
         count = at.service.merge(at.caller, source, into)
-    console().print(Text(f"{count} templates of {harmless(source)} are {harmless(into)}'s now"))
+    console().print(plain(f"{count} templates of {source} are {into}'s now"))
 
 
 @app.command()
@@ -264,7 +262,7 @@ def erasure(
     with opened(namespace, purpose, redis) as at:
         found = at.service.erasure(at.caller, receipt)
     for trouble in found.found:
-        console().print(Text(harmless(trouble), "red"))
+        console().print(plain(trouble, "red"))
     if not found.holds:
         raise typer.Exit(1)
     console().print("the signature holds, and nothing of the subject is there")
@@ -314,7 +312,7 @@ def clusters(
     table = Table("cluster", "faces", "streams", "first seen", "last seen", box=None)
     for each in found:
         seen = (f"{each.first_seen:%Y-%m-%d %H:%M}", f"{each.last_seen:%Y-%m-%d %H:%M}")
-        table.add_row(each.id, str(len(each.members)), Text(harmless(", ".join(each.streams))), *seen)
+        table.add_row(each.id, str(len(each.members)), plain(", ".join(each.streams)), *seen)
     console().print(table if found else "nobody unknown was seen")
 
 
@@ -329,7 +327,7 @@ def assign(
     """A cluster is this subject."""
     with opened(namespace, purpose, redis) as at:
         made = at.service.assign(at.caller, cluster, subject)
-    console().print(Text(f"{len(made)} templates of {harmless(subject)} made"))
+    console().print(plain(f"{len(made)} templates of {subject} made"))
 
 
 @app.command()
@@ -370,7 +368,7 @@ def _show_found(found: Sequence[Found], *, as_json: bool) -> None:
         figures = [f"{value:.3f}" for value in (each.score, each.threshold, each.margin)]
         why = ", ".join(each.face.reasons) if each.face else ""
         decision = Text(each.decision.replace("_", " ") + (f" ({why})" if why else ""), COLOURS[each.decision])
-        table.add_row(str(number), decision, Text(harmless(each.subject_id)), *figures, Text(harmless(others)))
+        table.add_row(str(number), decision, plain(each.subject_id), *figures, plain(others))
     console().print(table if found else "no face")
 
 
@@ -386,4 +384,4 @@ def _show_calibration(found: Calibration) -> None:
     out = console()
     out.print(table)
     for reason in found.reasons:
-        out.print(Text(harmless(reason.sentence), "yellow"))
+        out.print(plain(reason.sentence, "yellow"))

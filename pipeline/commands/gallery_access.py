@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from pipeline.commands.options import DEPLOY
 from pipeline.errors import SinkError
 from pipeline.gallery.protocol import MODEL
 from pipeline.gallery.subjects import Caller
@@ -26,13 +25,12 @@ if TYPE_CHECKING:
     from pipeline.edges.redis_store import GalleryStore
     from pipeline.gallery.service import GalleryService
 
-GRAPH = Path("deploy/graphs/faces.yaml")
+GRAPH = DEPLOY / "graphs" / "faces.yaml"
 
 Namespace = Annotated[str, typer.Option("--namespace", "-n", envvar="OMOTE_GALLERY", help="Which gallery.")]
 RedisUrl = Annotated[str, typer.Option(help="redis://host:port/0; REDIS_URL if not given.")]
 FacesOf = Annotated[Path, typer.Option("--graph", envvar="OMOTE_GRAPH", help="The graph whose stages see faces.")]
 Purpose = Annotated[str, typer.Option(envvar="OMOTE_PURPOSE", help="Why you ask; the audit log keeps it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Everything, for programs.")]
 SubjectId = Annotated[str, typer.Argument(metavar="SUBJECT", help="As `omote gallery list` shows it.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
@@ -91,12 +89,6 @@ def _user() -> str:
         return f"uid {os.getuid()}"
 
 
-def console(*, errors: bool = False) -> Console:
-    """The terminal; as wide as a table needs where it is none."""
-    stream = sys.stderr if errors else sys.stdout
-    return Console(stderr=errors, highlight=False, width=None if stream.isatty() else 200)
-
-
 def refuse_place(file: Path | None) -> None:
     """Say before anything is done that it could not be told there in the end.
 
@@ -119,8 +111,3 @@ def write(file: Path, data: bytes) -> None:
     except OSError as error:
         message = f"cannot write {file}: {error.strerror}; choose another place"
         raise SinkError(message) from error
-
-
-def harmless(text: str) -> str:
-    """``text`` without anything that gives orders to a terminal."""
-    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)

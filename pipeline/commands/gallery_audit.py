@@ -12,14 +12,16 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.commands.broker import Prefix, Servers, settings
-from pipeline.commands.gallery_access import AsJson, Namespace, Purpose, RedisUrl, Yes, console, harmless, opened
+from pipeline.commands.gallery_access import Namespace, Purpose, RedisUrl, Yes, opened
+from pipeline.commands.options import DEPLOY
+from pipeline.commands.terminal import AsJson, console, plain
 
 if TYPE_CHECKING:
     from pipeline.audit import Anchor, Entry, Fault
 
 app = typer.Typer(help="Who asked what, when and why.", no_args_is_help=True)
 
-RULES = Path("deploy/inspection.yaml")
+RULES = DEPLOY / "inspection.yaml"
 
 
 @app.command("list")
@@ -135,7 +137,7 @@ def inspect(
         typer.echo(json.dumps([each.model_dump(mode="json") for each in found]))
     else:
         for each in found:
-            console().print(Text(harmless(each.text), "yellow"))
+            console().print(plain(each.text, "yellow"))
     if found:
         raise typer.Exit(1)
     console(errors=True).print("nothing unusual")
@@ -143,7 +145,7 @@ def inspect(
 
 def _tell(faults: list[Fault], well: str) -> None:
     for fault in faults:
-        console().print(Text(harmless(fault.text), "red"))
+        console().print(plain(fault.text, "red"))
     if faults:
         raise typer.Exit(1)
     console().print(well)
@@ -155,4 +157,4 @@ def _cells(entry: Entry) -> tuple[Text, ...]:
         str(entry.seq), f"{entry.at:%Y-%m-%d %H:%M:%S}", entry.actor, entry.role, entry.action, entry.outcome,
         entry.purpose or "-", about or "-", str(entry.count),
     )  # fmt: skip
-    return tuple(Text(harmless(cell)) for cell in said)
+    return tuple(plain(cell) for cell in said)

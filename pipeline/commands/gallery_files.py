@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
-from pipeline.commands.gallery_access import Namespace, Purpose, RedisUrl, console, opened
+from pipeline.commands.gallery_access import Namespace, Purpose, RedisUrl, opened
+from pipeline.commands.terminal import console, plain
 from pipeline.errors import SinkError
 from pipeline.gallery.memory import MemoryGallery
 
@@ -27,7 +27,7 @@ def export(
     with opened(namespace, purpose, redis) as at:
         gallery = at.service.export(at.caller, photos=photos)
     gallery.save(file)
-    console(errors=True).print(Text(f"{gallery.version} templates of {len(gallery.subjects)} subjects in {file}"))
+    console(errors=True).print(plain(f"{gallery.version} templates of {len(gallery.subjects)} subjects in {file}"))
 
 
 def take_in(

@@ -16,8 +16,9 @@ from pydantic import ValidationError
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.commands.gallery_access import Namespace, Purpose, RedisUrl, Yes, console, harmless, opened
-from pipeline.errors import SourceError
+from pipeline.commands.gallery_access import Namespace, Purpose, RedisUrl, Yes, opened
+from pipeline.commands.terminal import console, plain
+from pipeline.errors import SourceError, first_mistake
 from pipeline.gallery.errors import InvalidError
 from pipeline.gallery.subjects import Role
 
@@ -41,7 +42,8 @@ def new(file: KeysFile) -> None:
 
     keys = Keys.new()
     keys.write(file)
-    console().print(Text(f"keys written to {file}; set {FILE_VARIABLE}={file}. Public key: {keys.public_key}"))
+    say = f"keys written to {file}; set {FILE_VARIABLE}={file.absolute()}. Public key: {keys.public_key}"
+    console().print(plain(say), soft_wrap=True)
 
 
 @app.command()
@@ -64,7 +66,7 @@ def rotate(file: KeysFile) -> None:
     keys = _changed(file, Keys.rotated)
     time.sleep(LOOK_S)  # now nobody seals with the old key any more
     say = f"whoever runs with {file} seals with its new key {keys.current} now"
-    console().print(Text(f"{say}; run `omote gallery keys reseal` for each gallery, until it finds nothing more"))
+    console().print(plain(f"{say}; run `omote gallery keys reseal` for each gallery, until it finds nothing more"))
 
 
 @app.command()
@@ -83,7 +85,7 @@ def drop(
     if not yes:
         typer.confirm(f"what still lies under {key} can never be opened again; drop it?", abort=True)
     _changed(file, lambda keys: keys.without(key))
-    console().print(Text(f"{file} has no key {key} any more"))
+    console().print(plain(f"{file} has no key {key} any more"))
 
 
 @access.command("new")
@@ -103,10 +105,9 @@ def new_access(
         try:
             shown, made = keys.new(name, role, **told)
         except ValidationError as error:
-            first = error.errors(include_input=False)[0]
-            message = f"the {first['loc'][0]} of an API key cannot be so: {first['msg'].removeprefix('Value error, ')}"
+            message = f"there can be no such API key: {first_mistake(error)}"
             raise InvalidError(message) from None
-    console(errors=True).print(Text(f"key {made.id} of {harmless(name)}, {role} of {namespace}:"))
+    console(errors=True).print(plain(f"key {made.id} of {name}, {role} of {namespace}:"))
     typer.echo(shown)
 
 
@@ -119,7 +120,7 @@ def list_access(namespace: Annotated[str, typer.Option("--namespace", "-n")] = "
     for key in found:
         expires = f"{key.expires:%Y-%m-%d}" if key.expires else "-"
         cells = (key.id, key.name, key.role, key.namespace, key.purpose or "-", str(key.per_minute), expires)
-        table.add_row(*(Text(harmless(cell)) for cell in cells))
+        table.add_row(*(plain(cell) for cell in cells))
     console().print(table if found else "there are no API keys")
 
 
@@ -128,7 +129,7 @@ def revoke(key: Annotated[str, typer.Argument(help="Id of the key.")], redis: Re
     """Refuse a key from now on; servers know it within seconds."""
     with _api_keys(redis) as keys:
         gone = keys.revoke(key)
-    console().print(Text(f"key {gone.id} of {harmless(gone.name)} is revoked"))
+    console().print(plain(f"key {gone.id} of {gone.name} is revoked"))
 
 
 def _changed(file: Path, change: Callable[[Keys], Keys]) -> Keys:

@@ -12,6 +12,8 @@ from pipeline.compute import Compute
 from pipeline.errors import GraphError
 from pipeline.graph import Graph, load
 
+DEPLOY = Path(__file__).parents[2] / "deploy"  # the graphs, scale files and rules that omote comes with
+
 GraphFile = Annotated[Path, typer.Argument(help="The YAML file that declares the graph.", show_default=False)]
 Values = Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Values of the graph's variables.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda; fails where cuda is asked for and is not there.")]

@@ -15,13 +15,13 @@ from rich.console import Console
 
 from pipeline.commands.broker import Prefix, Servers, settings
 from pipeline.commands.options import Device, Engine, GraphFile, Values, loaded
+from pipeline.commands.streams import COLOURS
 from pipeline.commands.terminal import plain
 from pipeline.errors import GraphError, PipelineError
 
 if TYPE_CHECKING:
     from pipeline.serving.application import System
 
-COLOURS = {"online": "green", "reconnecting": "yellow", "offline": "dim", "rejected": "red"}
 LOOK_S = 1.0
 
 RedisUrl = Annotated[str, typer.Option(help="redis://host:port/0 of the list of cameras; REDIS_URL if not given.")]

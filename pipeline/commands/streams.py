@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,15 +13,15 @@ from urllib.parse import quote
 
 import typer
 from pydantic import BaseModel, ValidationError
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.commands.terminal import plain
+from pipeline.commands.terminal import AsJson, console, plain
 from pipeline.edges.backlog import Keep
 from pipeline.edges.status import State
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, first_mistake
 from pipeline.redact import redact
 from pipeline.serving.api_settings import token
 from pipeline.serving.streams import (
@@ -44,7 +43,6 @@ app = typer.Typer(help="Cameras that come and go, and how each stream does.", no
 Address = Annotated[
     str, typer.Option("--api", envvar="OMOTE_API", help="Address of the API that `omote serve` prints.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Everything, for programs.")]
 Name = Annotated[str, typer.Argument(metavar="ID", help="As `omote streams list` shows it.")]
 LOCAL = "http://127.0.0.1:8000"
 
@@ -136,7 +134,7 @@ def status(name: Name, api: Address = LOCAL, as_json: AsJson = False) -> None:
     for heading, cell in zip(HEADINGS, _cells(view), strict=True):
         table.add_row(Text(heading, "bold"), cell)
     table.add_row(Text("worker", "bold"), Text(view.worker))
-    _console().print(table)
+    console().print(table)
 
 
 @app.command()
@@ -150,8 +148,7 @@ def add(
     try:
         spec = checked(StreamSpec(id=name, url=url, keep=keep))  # here, too, so that no password is sent
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        message = f"the {'.'.join(map(str, first['loc']))} of the stream cannot be: {first['msg']}"
+        message = f"there can be no such stream: {first_mistake(error)}"
         raise InvalidStreamError(message) from None
     with connected(api) as found:
         _show([found.add(spec)])
@@ -162,7 +159,7 @@ def remove(name: Name, api: Address = LOCAL) -> None:
     """Stop watching a camera, once what is on its way is delivered."""
     with connected(api) as found:
         found.remove(name)
-    _console().print(Text(f"{name} removed"))
+    console().print(Text(f"{name} removed"))
 
 
 @app.command()
@@ -173,7 +170,7 @@ def watch(
     """Show every stream, again and again, until Ctrl-C."""
     with connected(api) as found:
         shown: RenderableType = _table(found.streams())
-        with Live(shown, console=_console(), auto_refresh=False) as live:
+        with Live(shown, console=console(), auto_refresh=False) as live:
             try:
                 while True:
                     time.sleep(every)
@@ -216,11 +213,7 @@ def _show(views: Sequence[StreamView], *, as_json: bool = False) -> None:
     if as_json:
         typer.echo(json.dumps([view.model_dump(mode="json") for view in views]))
     else:
-        _console().print(_table(views) if views else "no streams")
-
-
-def _console() -> Console:
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+        console().print(_table(views) if views else "no streams")
 
 
 HEADINGS = ("id", "source", "state", "since", "epoch", "stream time", "frames", "dropped", "reason")

@@ -1,8 +1,21 @@
-"""What others have written, as text for a terminal."""
+"""What all verbs show in a terminal, and how."""
 
 from __future__ import annotations
 
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
 from rich.text import Text
+
+AsJson = Annotated[bool, typer.Option("--json", help="Everything, for programs.")]
+
+
+def console(*, errors: bool = False) -> Console:
+    """The terminal; as wide as a table needs where it is none."""
+    stream = sys.stderr if errors else sys.stdout
+    return Console(stderr=errors, highlight=False, width=None if stream.isatty() else 200)
 
 
 def plain(text: str, style: str = "") -> Text:

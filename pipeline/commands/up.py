@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from pipeline.commands.broker import settings
-from pipeline.commands.options import Device, Engine, Values, loaded
+from pipeline.commands.options import DEPLOY, Device, Engine, Values, loaded
 from pipeline.commands.serve import ScaleFile, hushed, watch
 from pipeline.errors import GraphError, PipelineError, SourceError
 from pipeline.gallery.subjects import Caller
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from pipeline.serving.api_settings import ApiSettings
     from pipeline.serving.application import System
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
 GRAPH, SCALE = DEPLOY / "graphs" / "faces.yaml", DEPLOY / "scale" / "laptop.yaml"
 CLIPS = ("demo/demo.mp4", "assets/single_face.mp4", "*/*.mp4")  # in the cache, the best one first
 CAMERA, CLIP = "camera", "clip"  # ids of the two streams
@@ -62,9 +60,9 @@ def up(
     before = [(each, signal.signal(each, interruption)) for each in (signal.SIGINT, signal.SIGTERM)]
     try:
         with ExitStack() as parts:
-            parts.callback(console.print, "everything that was started here has ended")
             parts.enter_context(hushed())
             laptop = Laptop(console, parts, clip or _clip(), data, interruption)
+            parts.callback(console.print, "everything that was started here has ended")
             system = laptop.bring_up(loaded(graph, _with_gallery(graph, variables), device, engine), _scale(scale))
             interruption.check()
             parts.callback(console.print, "ending")
@@ -280,13 +278,12 @@ class Laptop:
             Part("API", f"{api}/docs", "what can be asked"),
             Part("end", "Ctrl-C", "ends only what was started here"),
         ]
+        width = 2 + max(len(part.name) for part in (*self._told, *looks))
         for title, parts in (("what runs", self._told), ("what to look at", looks)):
-            table = Table(title=f"\n{title}", title_justify="left", show_header=False, box=None)
-            table.add_column(style="bold")
-            table.add_column(min_width=max(len(part.where) for part in parts))  # to be copied
-            for part in parts:
-                table.add_row(*map(Text, (part.name, part.where, part.note)))
-            self._console.print(table, soft_wrap=True)
+            self._console.print(f"\n[italic]{title}[/]")
+            for part in parts:  # no table: what is to be copied stands on one line, however narrow the terminal is
+                self._console.print(Text.assemble((part.name.ljust(width), "bold"), part.where), soft_wrap=True)
+                self._console.print(Text(" " * width + part.note, "dim"), soft_wrap=True)
 
 
 def _clip() -> Path:

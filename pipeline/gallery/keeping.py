@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
+from pipeline.errors import first_mistake
 from pipeline.gallery.errors import (
     DuplicateError,
     ForbiddenError,
@@ -307,7 +308,7 @@ def _changed(changes: Mapping[str, Any], before: Subject) -> Subject:
     try:
         return Subject.model_validate({**before.model_dump(), **changes})
     except ValidationError as error:
-        message = f"the {error.errors()[0]['loc'][0]} of a subject cannot be so: {error.errors()[0]['msg']}"
+        message = f"a subject cannot be changed so: {first_mistake(error)}"
         raise InvalidError(message) from None
 
 

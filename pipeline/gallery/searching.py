@@ -146,7 +146,7 @@ class Searching:
             faces = [face for face in self._faces(other, most_faces, least_score) if face.embedding]
             if not faces:
                 message = "the second picture shows no face that could be compared"
-                raise PictureError(message)
+                raise NoFaceError(message)
             said.count = len(faces)
         return FaceView.of(source), [(FaceView.of(face), float(vector_of(face) @ vector_of(source))) for face in faces]
 
@@ -188,7 +188,7 @@ class Searching:
             _tell(said, [replace(twin, candidates=())])  # nobody is shown them
         if twin.decision in {"known", "suppressed"}:
             who = f"{twin.subject_id!r} ({twin.score:.2f})" if twin.subject_id else "somebody else"
-            message = f"looks like {who}; merge them, or crop it to one face"
+            message = f"looks like {who}; move it to their folder, or merge the two if they are one person"
             raise DuplicateError(message)
 
     def only_face(self, picture: Pixels, least_score: float = 0.0) -> EmbeddedFace:

@@ -91,7 +91,7 @@ def open_source(graph: Graph) -> Source:
         SourceError: It cannot be opened.
     """
     if graph.source is None:
-        message = "the graph declares no source; add one under `source:` or give an input"
+        message = "the graph declares no source; add one under `source:`, or give it to `omote serve`"
         raise GraphError(message)
     built: Source = graph.build(graph.source)
     return built

@@ -15,10 +15,12 @@ from uuid import uuid4
 
 import ray
 from ray import serve
+from ray._private import auto_init_hook
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ignore[attr-defined]  # generated
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus
+from ray.util import list_named_actors
 
 from pipeline.edges import Source
 from pipeline.errors import GraphError, PipelineError, UnavailableError
@@ -28,7 +30,8 @@ from pipeline.runners.worker import Worker
 from pipeline.scale import Scale, StageScale
 from pipeline.walk import Journey
 
-APPLICATION = "omote"
+APPLICATION, RUN = "omote", "omote-run-"  # in Serve: what serves, and what one run uses
+NAMESPACE = "omote"  # of the actors that have names
 RESOURCES = {"CPU": "num_cpus", "GPU": "num_gpus"}  # how Ray calls them, and how the scale does
 ANSWER_S = 5.0  # a cluster that is there answers within this time
 LOOK_S = 0.05  # between two looks at deployments that come or go
@@ -72,6 +75,8 @@ def cluster(address: str = "", *, cpus: int | None = None) -> Iterator[None]:
     Raises:
         GraphError: There is no cluster at the address, or none can be started here.
     """
+    # What threads of Serve still ask once Ray has ended would start another cluster, and nobody would end that.
+    auto_init_hook.enable_auto_connect = False
     if ray.is_initialized():
         yield
         return
@@ -250,6 +255,42 @@ class Deployments:
         return ""
 
 
+class Claim:
+    """Is there as long as the process that serves, however that ends."""
+
+
+@contextmanager
+def claimed(application: str = APPLICATION) -> Iterator[None]:
+    """Nobody else serves ``application`` on this cluster before the end of the block: either would end the other.
+
+    Raises:
+        GraphError: Somebody serves it.
+    """
+    options: dict[str, Any] = {"name": _claim(application), "namespace": NAMESPACE, "num_cpus": 0}
+    try:
+        claim: Any = ray.remote(Claim).options(**options).remote()
+    except ValueError as error:
+        message = f"another process serves {application!r} on this Ray cluster; end it first, or use another cluster"
+        raise GraphError(message) from error
+    try:
+        yield
+    finally:
+        ray.kill(claim)
+
+
+def _claim(application: str) -> str:
+    return f"{application}-claim"
+
+
+def _clear_away() -> None:
+    """End what runs that were killed have left on the cluster: nobody claims it any more."""
+    there = [name for name in serve.status().applications if name.startswith(RUN)]
+    claims = {found["name"] for found in list_named_actors(all_namespaces=True)}  # each was there before its run
+    for name in there:
+        if _claim(name) not in claims:
+            serve.delete(name)
+
+
 def run_on_ray(
     graph: Graph,
     scale: Scale,
@@ -266,12 +307,14 @@ def run_on_ray(
         GraphError: The cluster cannot hold the graph.
         PipelineError: What ended the first journey that failed.
     """
-    with ExitStack() as stack:
-        if source is not None:
-            stack.callback(source.close)
-        deployments = Deployments(graph, scale, f"{APPLICATION}-run-{uuid4().hex}")
-        stack.pop_all()  # from here on the local runner closes it
-    with closing(deployments):
+    name = f"{RUN}{uuid4().hex}"
+    with claimed(name), ExitStack() as stack:
+        with ExitStack() as unless_run:  # the local runner closes it
+            if source is not None:
+                unless_run.callback(source.close)
+            _clear_away()
+            deployments = stack.enter_context(closing(Deployments(graph, scale, name)))
+            unless_run.pop_all()
         # A call that waits for a replica holds a thread, so there are as many as calls under way.
         elsewhere = deployments.replicas.stages
         run_local(graph, source, window=window, threads=window + 2, on_journey=on_journey, elsewhere=elsewhere)

@@ -104,7 +104,7 @@ def _packets(clip: Path) -> Iterator[tuple[av.Packet[Any], int]]:
                     found = True
                     yield packet, packet.dts
     except (av.error.FFmpegError, OSError, IndexError) as error:
-        message = f"{clip} cannot be played: {error}; give a video file"
+        message = f"{clip} cannot be played: {getattr(error, 'strerror', None) or error}; give a video file"
         raise SourceError(message) from error
     if not found:
         message = f"{clip} cannot be played: there are no pictures in it; give a video file"

@@ -19,7 +19,7 @@ from pipeline.edges.kafka_topics import create_topics
 from pipeline.errors import GraphError
 from pipeline.gallery.keys import Keys
 from pipeline.retention import naming_subjects
-from pipeline.runners.on_ray import APPLICATION, Deployments
+from pipeline.runners.on_ray import APPLICATION, NAMESPACE, Deployments, claimed
 from pipeline.scale import Scale
 from pipeline.serving.api import api
 from pipeline.serving.api_settings import ApiSettings, is_loopback
@@ -27,7 +27,6 @@ from pipeline.serving.streams import NotReadyError, StreamSpec, StreamView, Work
 from pipeline.serving.supervisor import Supervisor
 from pipeline.serving.work import Plan
 
-NAMESPACE = "omote"
 ANSWER_S, CLOSE_S = 10.0, 30.0
 
 log = logging.getLogger(__name__)
@@ -131,29 +130,6 @@ def end(actor: Any) -> None:
     with suppress(ray.exceptions.RayError, TimeoutError):
         ray.get(actor.close.remote(), timeout=CLOSE_S)
     ray.kill(actor, no_restart=True)
-
-
-class Claim:
-    """Is there as long as the process that serves, however that ends."""
-
-
-@contextmanager
-def claimed(application: str = APPLICATION) -> Iterator[None]:
-    """Nobody else serves ``application`` on this cluster before the end of the block: either would end the other.
-
-    Raises:
-        GraphError: Somebody serves it.
-    """
-    options: dict[str, Any] = {"name": f"{application}-claim", "namespace": NAMESPACE, "num_cpus": 0}
-    try:
-        claim: Any = ray.remote(Claim).options(**options).remote()
-    except ValueError as error:
-        message = f"another process serves {application!r} on this Ray cluster; end it first, or use another cluster"
-        raise GraphError(message) from error
-    try:
-        yield
-    finally:
-        ray.kill(claim)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from tests.support.growing_cluster import until
 
 ray = pytest.importorskip("ray")
 
-from pipeline.runners.on_ray import Deployments, run_on_ray  # noqa: E402
+from pipeline.runners.on_ray import RUN, Deployments, claimed, run_on_ray  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 ROOT = Path(__file__).parents[2]
@@ -105,6 +105,13 @@ def test_a_run_leaves_the_deployments_of_others_alone(ray_cluster: None) -> None
         assert others.replicas.handle("pause").pid.remote().result(timeout_s=20) == before
 
 
+def test_what_a_killed_run_left_is_ended_by_the_next_one(ray_cluster: None) -> None:
+    Deployments(calm(), Scale(), f"{RUN}killed")
+    with claimed(f"{RUN}alive"), closing(Deployments(calm(), Scale(), f"{RUN}alive")):
+        run_on_ray(calm(), Scale(), MemorySource(raw_chunks(noise(4, 8, 8))))
+        assert set(ray.serve.status().applications) == {f"{RUN}alive"}
+
+
 def test_a_replica_that_hangs_is_waited_for_no_longer_than_a_call_may_take_and_is_replaced(ray_cluster: None) -> None:
     given, arrived = raw_chunks(noise(200, 8, 8), units=2), []
     declared, scale = calm(0.02), Scale(call_timeout_s=2, attempts=20)
@@ -160,6 +167,12 @@ def test_an_address_where_nothing_listens_is_told_at_once() -> None:
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False)
     assert f"no Ray cluster answers at '{address}'" in done.stderr
     assert time.monotonic() - began < 20
+
+
+def test_what_asks_once_ray_has_ended_starts_no_other_cluster() -> None:
+    script = "import ray\nfrom pipeline.runners.on_ray import cluster\nwith cluster(cpus=1): pass\nray.get_actor('x')"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert "Ray has not been started" in done.stderr
 
 
 def test_a_stage_that_cannot_start_is_named_with_its_reason(ray_cluster: None) -> None:

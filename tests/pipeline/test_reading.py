@@ -67,9 +67,9 @@ def test_a_version_from_the_future_is_refused_with_what_came_what_is_understood_
         ('{"record": "omote.frame/1"}', "'omote.frame/1' names nothing"),
         ('{"record": "omote.frame/1.x"}', "'omote.frame/1.x' names nothing"),
         ('{"record": "omote.weather/1.0"}', "'omote.weather/1.0' names nothing"),
-        ('{"record": "omote.frame/1.0"}', "what came is no omote.frame/1.0: at `stream`, Field required"),
-        (changed("track", lambda r: r["after"].update(frames="many")), "what came is no omote.track/1.0: at `after.fr"),
-        (changed("frame", lambda r: r["stream"].update(source="fax")), "at `stream.source`, Input should be 'file'"),
+        ('{"record": "omote.frame/1.0"}', "what came is no omote.frame/1.0: `stream`: Field required"),
+        (changed("track", lambda r: r["after"].update(frames="many")), "what came is no omote.track/1.0: `after.fr"),
+        (changed("frame", lambda r: r["stream"].update(source="fax")), "`stream.source`: Input should be 'file'"),
     ],
 )
 def test_what_is_no_record_is_refused_in_one_sentence(data: str | bytes, sentence: str) -> None:

@@ -271,7 +271,9 @@ def test_everything_that_was_built_is_closed_when_a_stage_fails(run: Run, log: P
 
 
 def test_a_graph_without_a_source_wants_one() -> None:
-    with pytest.raises(GraphError, match="the graph declares no source; add one under `source:` or give an input"):
+    with pytest.raises(
+        GraphError, match="the graph declares no source; add one under `source:`, or give it to `omote serve`"
+    ):
         run_local(graph())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,6 +13,7 @@ from fastapi import APIRouter, FastAPI, Request
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pipeline.errors import SinkError
 from pipeline.gallery.desk import AUDITING, READING
 from pipeline.gallery.service import GalleryService
 from pipeline.serving.gallery.access import EXTENSION, Access
@@ -114,6 +117,20 @@ def gallery_api(
     answer_with_problems(app)
     app.add_middleware(Private)
     return app
+
+
+def door(settings: GallerySettings) -> socket.socket:
+    """What the API listens at by itself.
+
+    Raises:
+        SinkError: It cannot listen there.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family)
+    except OSError as error:
+        message = f"cannot listen at {settings.host}:{settings.port}: {os.strerror(error.errno or 0)}; choose a --port"
+        raise SinkError(message) from error
 
 
 def server(app: FastAPI, settings: GallerySettings) -> uvicorn.Server:

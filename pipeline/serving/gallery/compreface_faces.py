@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 
 from pipeline.gallery.desk import READING
+from pipeline.gallery.errors import NoFaceError
 from pipeline.gallery.service import GalleryService
 from pipeline.gallery.subjects import Caller
 from pipeline.serving.gallery.asking import Asking, opens
@@ -20,7 +21,6 @@ from pipeline.serving.gallery.compreface_shapes import (
     FacesAnswer,
     Given,
     Likeness,
-    NoFaceError,
     claimed,
     face,
     similarity,
@@ -241,5 +241,6 @@ def _some(found: list[FaceAnswer], version: dict[str, str] | None) -> FacesAnswe
         NoFaceError: There is none.
     """
     if not found:
-        raise NoFaceError
+        message = "No face is found in the given image"
+        raise NoFaceError(message)
     return FacesAnswer(result=found, plugins_versions=version)

@@ -19,6 +19,8 @@ from pipeline.gallery.errors import (
     ForbiddenError,
     GalleryError,
     InvalidError,
+    ManyFacesError,
+    NoFaceError,
     PictureError,
     RefusedError,
     UnknownError,
@@ -33,19 +35,13 @@ SLOPE = 5.0
 DOUBTFUL = 0.49999  # no client that takes 0.5 for enough takes this
 RETRY_S = 2
 
-# Its numbers of errors, by what we raise; 0 is its word for anything else.
-UNDEFINED, NO_KEY, WRONG_KEY, NO_PARAMETER, SUBJECT_UNKNOWN, NO_FACE, MANY_FACES, ARGUMENT = (
-    0,
-    20,
-    10,
-    33,
-    42,
-    28,
-    31,
-    36,
-)
+# Its numbers of errors; 0 is its word for anything else.
+UNDEFINED, NO_KEY, WRONG_KEY, NO_PARAMETER, SUBJECT_UNKNOWN, ARGUMENT = 0, 20, 10, 33, 42, 36
+# Status and number of what we raise.
 REFUSALS: Final[Mapping[type[Exception], tuple[int, int]]] = {
     MissingFileError: (400, 34),
+    NoFaceError: (400, 28),
+    ManyFacesError: (400, 31),
     PictureError: (400, 21),
     UnknownError: (404, 44),
     DuplicateError: (400, 43),
@@ -57,13 +53,6 @@ REFUSALS: Final[Mapping[type[Exception], tuple[int, int]]] = {
     RequestValidationError: (400, 26),
 }
 REFUSED: Final[tuple[type[Exception], ...]] = (HTTPException, *REFUSALS)
-
-
-class NoFaceError(PictureError):
-    """There is no face in the picture."""
-
-    def __init__(self) -> None:
-        super().__init__("No face is found in the given image")
 
 
 class Refusal(BaseModel):
@@ -248,10 +237,6 @@ def _code(request: Request, error: Exception, code: int) -> int:
     path = request.scope["path"]
     if isinstance(error, UnknownError) and "/subjects" in path:
         return SUBJECT_UNKNOWN
-    if isinstance(error, NoFaceError) or (isinstance(error, PictureError) and "no face" in str(error)):
-        return NO_FACE
-    if isinstance(error, PictureError) and "faces are found" in str(error):
-        return MANY_FACES
     return ARGUMENT if type(error) is InvalidError and "/embeddings" in path else code
 
 

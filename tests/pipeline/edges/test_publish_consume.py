@@ -246,6 +246,13 @@ def test_a_message_that_cannot_be_read_is_left_out_of_the_video(
         assert sum(1 for _ in container.decode(video=0)) == 40
 
 
+def test_a_video_of_nothing_is_told_and_not_written(omote: Omote, settings: KafkaSettings, tmp_path: Path) -> None:
+    out = tmp_path / "drawn.mp4"
+    with pytest.raises(PipelineError, match="no video came of which there is a record"):
+        omote("consume", "--as", "mp4", "--from", "beginning", "--timeout", 0.5, "--out", out)
+    assert not out.exists()
+
+
 def test_a_face_that_must_be_hidden_is_hidden() -> None:
     image = noise(1, 96, 128)[0]
     hidden, shown = (drawn(image, record(0, 0, decision=decision)) for decision in ("unknown", "known"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.__main__ import main
-from pipeline.commands import gallery, gallery_access
+from pipeline.commands import gallery, gallery_access, gallery_audit
 from pipeline.commands.gallery_access import Opened
 from pipeline.gallery.errors import AwayError, RefusedError
 from pipeline.gallery.keys import Keys
@@ -27,6 +27,16 @@ def keys_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("pipeline.gallery.keys.LOOK_S", 0.0)
     Keys.new().write(tmp_path / "keys.json")
     return tmp_path / "keys.json"
+
+
+def test_what_is_named_is_found_from_every_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["gallery", "keys", "new", "keys.json"]) == 0
+    assert f"OMOTE_GALLERY_KEYS_FILE={tmp_path / 'keys.json'}." in capsys.readouterr().out
+    assert gallery_access.GRAPH.is_file()
+    assert gallery_audit.RULES.is_file()
 
 
 def test_a_key_that_came_while_dropping_another_was_asked_about_stays(

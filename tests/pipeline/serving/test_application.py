@@ -19,9 +19,9 @@ ray = pytest.importorskip("ray")
 
 from ray import serve  # noqa: E402
 
-from pipeline.runners.on_ray import Deployments  # noqa: E402
+from pipeline.runners.on_ray import NAMESPACE, Deployments, claimed  # noqa: E402
 from pipeline.serving import application  # noqa: E402
-from pipeline.serving.application import NAMESPACE, claimed, listen, running  # noqa: E402
+from pipeline.serving.application import listen, running  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 DECODE = Stage(use="operators.decode:Decode")

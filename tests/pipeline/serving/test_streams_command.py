@@ -178,7 +178,7 @@ def test_a_password_is_not_even_sent(omote: Omote, streams: MemoryStreams) -> No
 
 @pytest.mark.usefixtures("streams")
 def test_an_id_that_cannot_be_is_one_sentence(omote: Omote) -> None:
-    assert "the id of the stream cannot be" in failed(omote("add", "a b", "rtsp://camera.example/1"))
+    assert "there can be no such stream: `id`: " in failed(omote("add", "a b", "rtsp://camera.example/1"))
 
 
 def test_an_error_inside_the_api_is_one_sentence(omote: Omote, streams: MemoryStreams) -> None:

@@ -27,7 +27,7 @@ from pipeline.errors import PipelineError
 from pipeline.servers.process import free_ports
 from pipeline.servers.redis_server import RedisServer
 from pipeline.serving.gallery.access import EXTENSION, Access, Buckets, Rule
-from pipeline.serving.gallery.app import gallery_api, server
+from pipeline.serving.gallery.app import door, gallery_api, server
 from pipeline.serving.gallery.pulse import EVERY_S
 from pipeline.serving.gallery.settings import GallerySettings
 from tests.support.api_client import problem
@@ -274,6 +274,13 @@ def test_a_network_is_spoken_to_over_tls_only(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("OMOTE_GALLERY_PORT", "none")
     with pytest.raises(PipelineError, match=r"^OMOTE_GALLERY_PORT: Input should be a valid integer"):
         GallerySettings.from_environment()
+
+
+def test_a_place_that_is_taken_is_told_before_anything_is_served() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = GallerySettings(port=taken.getsockname()[1])
+        with pytest.raises(PipelineError, match=r"^cannot listen at 127.0.0.1:\d+: Address already in use; choose"):
+            door(settings)
 
 
 def test_what_travels_is_encrypted(gallery: Api, tmp_path: Path) -> None:
