@@ -166,11 +166,13 @@ def test_an_id_of_any_letters_is_shown_in_the_table(omote: Omote, settings: Kafk
 
 
 def test_versions_of_the_future_are_told_in_their_place_and_the_next_record_is_shown(
-    omote: Omote, settings: KafkaSettings, tmp_path: Path
+    omote: Omote, settings: KafkaSettings, clip_file: Path, tmp_path: Path
 ) -> None:
-    later = json.loads(record(1, 0).model_dump_json()) | {"record": "omote.frame/1.1", "weather": "rain"}
+    omote("publish", clip_file, "--pace", "fast")
+    epoch = read(published(settings)[0]).epoch
+    later = json.loads(record(1, epoch).model_dump_json()) | {"record": "omote.frame/1.1", "weather": "rain"}
     future = {"record": "omote.frame/2.0", "people": 3}
-    lines = [json.dumps(later), json.dumps(future), "\ufffd", record(2, 0).model_dump_json()]
+    lines = [json.dumps(later), json.dumps(future), "\ufffd", record(2, epoch).model_dump_json()]
     producer = settings.producer()
     for line in lines:
         producer.send(
