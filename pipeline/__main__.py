@@ -61,6 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _unforeseen(error: Exception, *, debug: bool) -> int:
     if isinstance(error, OSError) and isinstance(error.filename, str | Path):  # a place that the user has named
         return _failed(f"cannot open {error.filename}: {error.strerror}", error, 1, debug=debug)
+    if isinstance(error, UnicodeEncodeError):  # the shell gave bytes that are no text
+        return _failed(f"{error.object[:80]!r} is not text: give it as UTF-8", error, 1, debug=debug)
     return _failed(f"unexpected {type(error).__name__}: {error} (--debug shows where)", error, 70, debug=debug)
 
 

@@ -253,6 +253,12 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.
     assert sentence(capsys) == f"omote: cannot open {tmp_path / 'file' / 'x'}: Not a directory"
 
 
+def test_what_is_no_text_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("pipeline.commands.show.load", lambda path, given: given["input"].encode())
+    assert main(["check", "graph.yaml", "input=\udcff"]) == 1
+    assert sentence(capsys) == "omote: '\\udcff' is not text: give it as UTF-8"
+
+
 def test_from_the_shell_a_mistake_is_one_sentence_and_debug_shows_where(bad_graph: str) -> None:
     plain, debug = omote("check", bad_graph), omote("check", bad_graph, "--debug")
     assert (plain.returncode, plain.stdout) == (1, "")
