@@ -15,7 +15,6 @@ from uuid import uuid4
 
 import ray
 from ray import serve
-from ray._private import auto_init_hook
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ignore[attr-defined]  # generated
 from ray.serve.handle import DeploymentHandle
@@ -75,8 +74,6 @@ def cluster(address: str = "", *, cpus: int | None = None) -> Iterator[None]:
     Raises:
         GraphError: There is no cluster at the address, or none can be started here.
     """
-    # What threads of Serve still ask once Ray has ended would start another cluster, and nobody would end that.
-    auto_init_hook.enable_auto_connect = False
     if ray.is_initialized():
         yield
         return

@@ -169,12 +169,6 @@ def test_an_address_where_nothing_listens_is_told_at_once() -> None:
     assert time.monotonic() - began < 20
 
 
-def test_what_asks_once_ray_has_ended_starts_no_other_cluster() -> None:
-    script = "import ray\nfrom pipeline.runners.on_ray import cluster\nwith cluster(cpus=1): pass\nray.get_actor('x')"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False)
-    assert "Ray has not been started" in done.stderr
-
-
 def test_a_stage_that_cannot_start_is_named_with_its_reason(ray_cluster: None) -> None:
     logged = Stage(use="pipeline.testing:Logged", after="decode", args={"name": "a", "log": "/nowhere/log"})
     declared = Graph({"decode": Stage(use="operators.decode:Decode"), "logged": logged})
