@@ -239,12 +239,13 @@ def test_what_is_replayed_is_decoded_for_its_successors_and_gives_no_frames(film
         np.testing.assert_array_equal(frame.image, expected.image)
 
 
-def test_what_fails_in_a_replay_was_told_before_and_costs_nothing_else(film: Film) -> None:
-    chunks = units_of(film(noise(12), "clip.mp4", "libx264", encoder={"bf": "0"}), 4)
-    replayed = replace(chunks[0], replayed=True)
+def test_what_fails_in_a_replay_was_told_before(film: Film) -> None:
+    (chunk,) = units_of(film(noise(12), "clip.mp4", "libx264", encoder={"bf": "0"}), 12)
     decode = Decode(max_pixels=1)
-    _, frames = decode(decode.start("clip"), [replayed, replace(replayed, units=())])
+    state, frames = decode(decode.start("clip"), [replace(chunk, replayed=True)])
     assert not list(frames)
+    with pytest.raises(SourceError, match="larger than the 1 pixels"):
+        decode(state, [chunk])
 
 
 # Promises for every stream
